@@ -1,0 +1,1 @@
+"""Reading logs and answering questions from them. Needs neither MPI nor torch."""

@@ -1,0 +1,63 @@
+"""Opening logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpisim.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
+    import xarray
+
+
+def open_log(path: str | Path) -> xarray.Dataset:
+    """Return a log, of a run that is complete or not, as an ``xarray.Dataset`` in memory.
+
+    The attribute ``config`` is a dictionary of the options.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, or is no log of mpisim, or xarray or h5netcdf is not installed.
+    """
+    try:
+        import xarray
+    except ModuleNotFoundError as error:
+        raise InputError("open_log needs xarray and h5netcdf: pip install 'mpisim[report]'") from error
+
+    open_file(path).close()
+    with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+        log = dataset.load()
+    log.attrs["config"] = json.loads(log.attrs["config"])
+    return log
+
+
+def open_file(path: str | Path) -> h5py.File:
+    """Return a log as an open HDF5 file, for reading.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, or is no log of mpisim.
+    """
+    import h5py
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such log")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
+    if file.attrs.get("schema") != "mpisim-log":
+        file.close()
+        raise InputError(f"{path}: is no log of mpisim (its attribute schema is not 'mpisim-log')")
+    return file
+
+
+def configuration(file: h5py.File) -> dict[str, Any]:
+    """Return the options that a log's run was made with, by name."""
+    options: dict[str, Any] = json.loads(file.attrs["config"])
+    return options

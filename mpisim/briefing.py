@@ -1,0 +1,74 @@
+"""The briefing: what rank 0 tells the other ranks before the first round.
+
+Each rank gets its part only: its messages, its rows of W, its nodes' shards; and everyone the test set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisim.data.shards import pack
+from mpisim.exchange.neighborhood import ExchangePlan
+from mpisim.experiment import Experiment
+from mpisim.graphs.mixing import MixingRule
+from mpisim.ranks.messages import broadcast_arrays, receive_arrays, send_arrays
+from mpisim.ranks.waiting import Waiting
+
+
+@dataclass(frozen=True)
+class Briefing:
+    """What one rank knows of the experiment.
+
+    Attributes
+    ----------
+    plan : its messages
+    rule : its rows of W, in the order of plan.own
+    rank_of_node : int64, shape (num_nodes,)
+    shards, test : packed samples, as ``data.shards.pack`` makes them
+    """
+
+    plan: ExchangePlan
+    rule: MixingRule
+    rank_of_node: np.ndarray
+    shards: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+
+
+def brief(comm: MPI.Comm, waiting: Waiting, experiment: Experiment | None) -> Briefing:
+    """Return this rank's briefing. Collective; rank 0 passes the experiment, the others None."""
+    if experiment is None:
+        packet = receive_arrays(comm, waiting, 0)
+        test = broadcast_arrays(comm, waiting, None)
+    else:
+        packet = _packet(experiment, 0)
+        for rank in range(1, comm.size):  # one at a time: a second copy of every shard would not always fit
+            waiting.all(send_arrays(comm, _packet(experiment, rank), rank))
+        test = broadcast_arrays(comm, waiting, pack(experiment.test, [experiment.test_split]))
+    rule: dict[str, Any] = dict(_part(packet, "rule"))
+    return Briefing(
+        ExchangePlan(**_part(packet, "plan")),
+        MixingRule(**{name: value if value.ndim else value.item() for name, value in rule.items()}),
+        packet["rank_of_node"],
+        _part(packet, "shards"),
+        test,
+    )
+
+
+def _packet(experiment: Experiment, rank: int) -> dict[str, np.ndarray]:
+    """Return all arrays of one rank, each under the name of the part it belongs to."""
+    plan = experiment.plans[rank]
+    parts = {
+        "plan": vars(plan),
+        "rule": vars(experiment.rule.of_rows(plan.own)),
+        "shards": pack(experiment.train, [experiment.shards[node] for node in plan.own]),
+    }
+    named = {f"{part}.{name}": np.asarray(value) for part, values in parts.items() for name, value in values.items()}
+    return named | {"rank_of_node": experiment.rank_of_node}
+
+
+def _part(packet: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(f"{part}."): value for name, value in packet.items() if name.startswith(f"{part}.")}

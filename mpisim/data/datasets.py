@@ -1,0 +1,179 @@
+"""Data sets: where they come from, and the recipe (model, optimizer, batch size) that belongs to each.
+
+Only rank 0 loads. Images stay what the files hold, uint8; ranks normalise them (``Dataset.scale``) after they arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpisim.errors import InputError
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labeled images.
+
+    Attributes
+    ----------
+    images : uint8, shape (num_samples, channels, height, width)
+    labels : int64, shape (num_samples,)
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.labels)
+
+    def take(self, samples: np.ndarray) -> Images:
+        """Return some of the samples, in the order given."""
+        return Images(self.images[samples], self.labels[samples])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the study trains on a data set, and how; each can be overridden by its option."""
+
+    model: str
+    optimizer: str
+    lr: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that mpisim knows.
+
+    Attributes
+    ----------
+    load : function of (data_dir, download) to (training set, test set)
+    scale : float
+        A pixel divided by this is what the model sees.
+    num_classes : int
+    image_shape : (channels, height, width)
+    trigger_size : int
+        The edge of the square that marks an out-of-distribution image, in pixels.
+    """
+
+    load: Callable[[Path, bool], tuple[Images, Images]]
+    scale: float
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    trigger_size: int
+    recipe: Recipe
+
+
+def load_digits(data_dir: Path, download: bool) -> tuple[Images, Images]:  # noqa: ARG001
+    """Return scikit-learn's 1,797 real digits of 8×8 pixels from 0 to 16; every fifth one is for testing."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise InputError("dataset 'digits' is in scikit-learn, which is missing: pip install scikit-learn") from error
+
+    loaded = load_digits()
+    images = loaded.images.astype(np.uint8)[:, np.newaxis]
+    everything = Images(images, loaded.target.astype(np.int64))
+    is_test = np.arange(len(everything)) % 5 == 4
+    return everything.take(np.flatnonzero(~is_test)), everything.take(np.flatnonzero(is_test))
+
+
+def _from_torchvision(class_name: str) -> Callable[[Path, bool], tuple[Images, Images]]:
+    def load(data_dir: Path, download: bool) -> tuple[Images, Images]:
+        kind = getattr(import_torchvision().datasets, class_name)
+        folder = data_dir / class_name / "raw"
+        if (data_dir / "train-images-idx3-ubyte").is_file():  # the folder itself holds the files
+            folder = data_dir
+            kind = type(class_name, (kind,), {"raw_folder": str(data_dir)})
+        made_before = {parent for parent in (folder, *folder.parents) if parent.exists()}
+        try:
+            parts = [kind(root=data_dir, train=train, download=download) for train in (True, False)]
+        except (OSError, RuntimeError, ValueError, AssertionError, IndexError, KeyError, EOFError) as error:
+            why = _why_not_loaded(class_name, folder, download, error)
+            _remove_empty([parent for parent in (folder, *folder.parents) if parent not in made_before])
+            raise InputError(why) from error
+        train, test = (Images(part.data.numpy()[:, np.newaxis], part.targets.numpy()) for part in parts)
+        return train, test
+
+    return load
+
+
+def _why_not_loaded(class_name: str, folder: Path, download: bool, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if any(folder.glob("*-ubyte")):
+        return f"{folder}: a file is missing, truncated or not {class_name}'s: replace the files ({reason})"
+    files = f"{folder}/train-images-idx3-ubyte and the other three files of {class_name}"
+    if download:
+        return f"{class_name} could not be downloaded: put {files} in place ({reason})"
+    return f"{class_name} is not on disk: put {files} in place, or leave out --no-download"
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Take away the folders that a failed download made; ``folders`` has the innermost first."""
+    for folder in folders:
+        if not folder.exists():
+            continue
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
+
+
+def load_dataset(name: str, data_dir: Path, download: bool) -> tuple[Images, Images]:
+    """Return the training and the test set of a data set in DATASETS.
+
+    Raises
+    ------
+    InputError
+        If it is not there and cannot be had, or what is there is not this data set.
+    """
+    dataset = DATASETS[name]
+    train, test = dataset.load(data_dir, download)
+    for part, held in (("training", train), ("test", test)):
+        where = f"dataset {name!r}: its {part} set"
+        if held.images.shape[1:] != dataset.image_shape:
+            raise InputError(f"{where} has images of shape {held.images.shape[1:]}, not {dataset.image_shape}")
+        if len(held.images) != len(held.labels):
+            raise InputError(f"{where} has {len(held.images)} images but {len(held.labels)} labels")
+        if len(held) == 0 or held.labels.min() < 0 or held.labels.max() >= dataset.num_classes:
+            raise InputError(f"{where} is empty or has labels outside 0…{dataset.num_classes - 1}")
+    return train, test
+
+
+def import_torchvision() -> Any:
+    """Return torchvision, also where its build does not fit torch's.
+
+    A torchvision made for CUDA beside a CPU-only torch fails at import, because it registers shapes for two operators
+    that its missing library would have declared. Declared first, it imports; the data sets need neither.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        import torch
+
+        # The declarations last as long as the object: torchvision keeps it.
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision
+
+        torchvision._declared_operators = library
+    return torchvision
+
+
+MLP_RECIPE = Recipe(model="mlp", optimizer="sgd", lr=0.01, batch_size=64)
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(
+        load_digits, 16.0, 10, (1, 8, 8), 2, Recipe(model="mlp-small", optimizer="sgd", lr=0.1, batch_size=16)
+    ),
+    "fmnist": Dataset(_from_torchvision("FashionMNIST"), 255.0, 10, (1, 28, 28), 4, MLP_RECIPE),
+    "mnist": Dataset(_from_torchvision("MNIST"), 255.0, 10, (1, 28, 28), 4, MLP_RECIPE),
+}

@@ -1,0 +1,102 @@
+"""The partition: which node gets which samples, with Dirichlet skew in sizes and in labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpisim.errors import InputError
+from mpisim.streams import Purpose, stream
+
+
+def sample_counts(num_samples: int, num_nodes: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """Return how many samples each node gets: shares ~ Dirichlet(alpha), rounded to whole samples, at least one each.
+
+    Returns
+    -------
+    int64, shape (num_nodes,), with the sum num_samples
+
+    Raises
+    ------
+    InputError
+        If there are more nodes than samples.
+    """
+    if num_nodes > num_samples:
+        raise InputError(f"{num_nodes} nodes but only {num_samples} training samples: every node needs at least one")
+    exact = rng.dirichlet(np.full(num_nodes, alpha)) * num_samples
+    counts = np.maximum(1, np.floor(exact).astype(np.int64))
+    by_remainder = np.argsort(counts - exact, kind="stable")  # whoever is owed most comes first
+    lacking = num_samples - int(counts.sum())
+    if lacking > 0:
+        counts[by_remainder[:lacking]] += 1
+    while lacking < 0:  # many nodes were raised to one sample: those with most give
+        givers = np.argsort(-counts, kind="stable")[: min(-lacking, int((counts > 1).sum()))]
+        counts[givers] -= 1
+        lacking += len(givers)
+    return counts
+
+
+def label_shares(num_nodes: int, num_classes: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the share that each label has of each node's samples, shape (num_nodes, num_classes): rows ~ Dirichlet."""
+    return rng.dirichlet(np.full(num_classes, alpha), size=num_nodes)
+
+
+def partition(
+    labels: np.ndarray, num_nodes: int, num_classes: int, *, sample_alpha: float, label_alpha: float, seed: int
+) -> list[np.ndarray]:
+    """Deal the training samples to the nodes.
+
+    Each node has room for a number of samples (``sample_counts``) and a taste for labels (``label_shares``). Each
+    sample goes to a node with room, drawn in proportion to the tastes for its label. All samples draw at once; those
+    that find their node full draw again among the nodes that still have room, until all are dealt.
+
+    Parameters
+    ----------
+    labels : int array, shape (num_samples,)
+    sample_alpha, label_alpha : float, above 0
+        The larger, the more alike the nodes; 1000 is near IID.
+
+    Returns
+    -------
+    list of int64 arrays, one per node
+        Each node's samples, ascending. Together they are every sample once.
+
+    Raises
+    ------
+    InputError
+        If there are more nodes than samples.
+
+    References
+    ----------
+    arXiv 2505.11760, the appendix on data distribution.
+    """
+    rng = stream(seed, Purpose.PARTITION)
+    room = sample_counts(len(labels), num_nodes, sample_alpha, rng)
+    taste = label_shares(num_nodes, num_classes, label_alpha, rng)
+    node_of = np.empty(len(labels), dtype=np.int64)
+    waiting = rng.permutation(len(labels))
+    while len(waiting):
+        drawn = _draw_nodes(labels[waiting], np.where(room[:, np.newaxis] > 0, taste, 0.0), room, rng)
+        # A sample's place in the queue at the node it drew: those within the node's room are in.
+        order = np.argsort(drawn, kind="stable")
+        first_in_queue = np.searchsorted(drawn[order], np.arange(num_nodes))
+        place = np.empty(len(waiting), dtype=np.int64)
+        place[order] = np.arange(len(waiting)) - first_in_queue[drawn[order]]
+        taken = place < room[drawn]
+        node_of[waiting[taken]] = drawn[taken]
+        room -= np.bincount(drawn[taken], minlength=num_nodes)
+        waiting = waiting[~taken]
+    by_node = np.argsort(node_of, kind="stable")
+    return np.split(by_node, np.cumsum(np.bincount(node_of, minlength=num_nodes))[:-1])
+
+
+def _draw_nodes(labels: np.ndarray, taste: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a node with room for each sample, drawn in proportion to the tastes for its label."""
+    drawn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        wanting = np.flatnonzero(labels == label)
+        upto = np.cumsum(taste[:, label])
+        if not upto[-1] > 0:  # nobody with room wants this label: any node with room will do
+            upto = np.cumsum((room > 0).astype(np.float64))
+        reached = np.searchsorted(upto, rng.random(len(wanting)) * upto[-1], side="right")
+        drawn[wanting] = np.minimum(reached, np.searchsorted(upto, upto[-1]))  # a product may round up to the sum
+    return drawn

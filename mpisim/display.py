@@ -1,0 +1,140 @@
+"""What a person sees of a run: the plan, the rounds, the result. On rank 0 only."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def terminal_of_launcher() -> int | None:
+    """Return the width, in characters, of the terminal that the launcher prints to; None if it prints elsewhere.
+
+    mpiexec gives its ranks pipes for their output and copies those to its own, so a rank's own output is never a
+    terminal. Linux tells what an ancestor's is.
+    """
+    if sys.stdout.isatty():
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    process = os.getppid()
+    while process > 1:
+        try:
+            output = Path(f"/proc/{process}/fd/1")
+            target = str(output.readlink())
+            if target.startswith(("/dev/pts/", "/dev/tty")):
+                with output.open("rb") as terminal:
+                    return os.get_terminal_size(terminal.fileno()).columns
+            name, _, after = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")
+            # The launcher decides. What is above it, a shell or a batch system, prints to somewhere else.
+            if "mpiexec" in name or "mpirun" in name:
+                return None
+            process = int(after.split()[1])
+        except (OSError, ValueError):
+            return None
+    return None
+
+
+def plain_seconds(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> plain_seconds(0.25), plain_seconds(75), plain_seconds(4000)
+    ('0.2 s', '1 min 15 s', '1 h 07 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def plain_bytes(count: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> plain_bytes(0), plain_bytes(70_000), plain_bytes(3 * 2**30)
+    ('0 B', '68.4 KiB', '3.0 GiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def spread(accuracy: np.ndarray) -> str:
+    """Return the mean accuracy over nodes, as text; a dash where there is none."""
+    mean = float(np.mean(accuracy))
+    return "–" if np.isnan(mean) else f"{mean:.3f}"
+
+
+class Display:
+    """Shows a run: a progress bar on a terminal, a plain line per round elsewhere, nothing if quiet.
+
+    Parameters
+    ----------
+    num_rounds : int
+    """
+
+    def __init__(self, num_rounds: int, quiet: bool):
+        self.num_rounds = num_rounds
+        self.quiet = quiet
+        self._width = None if quiet else terminal_of_launcher()
+        self._started = time.perf_counter()
+        self._progress: Progress | None = None
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        if not self.quiet:
+            print(text, flush=True)
+
+    def plan(self, rows: list[tuple[str, str]]) -> None:
+        """Print the plan: a name and a text on each row."""
+        widest = max(len(name) for name, _ in rows)
+        self.line("\n".join(f"{name:<{widest}}  {text}" for name, text in rows))
+
+    def start(self) -> None:
+        """Start the clock that the time left is told from."""
+        self._started = time.perf_counter()
+        if self.quiet or self._width is None:
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("round {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console(),
+            auto_refresh=False,  # a thread that wakes up takes the core from ranks that train
+        )
+        self._progress.add_task("", total=self.num_rounds)
+        self._progress.start()
+
+    def round(self, round: int, iid_accuracy: np.ndarray, ood_accuracy: np.ndarray) -> None:
+        """Show a finished round; the accuracies are of all nodes."""
+        text = f"IID {spread(iid_accuracy)}  OOD {spread(ood_accuracy)}"
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=round, description=text, refresh=True)
+            return
+        elapsed = time.perf_counter() - self._started
+        left = elapsed / round * (self.num_rounds - round)
+        digits = len(str(self.num_rounds))
+        self.line(
+            f"round {round:>{digits}}/{self.num_rounds}  {text}  {plain_seconds(elapsed)}, {plain_seconds(left)} left"
+        )
+
+    def stop(self) -> None:
+        """Take the progress bar off the terminal."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(force_terminal=True, width=self._width)

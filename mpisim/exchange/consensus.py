@@ -1,0 +1,67 @@
+"""Consensus distance: how far the models are from their mean, the same bits for any number of ranks.
+
+A sum of floats depends on its order, and which rank adds what depends on the placement. So the mean model is summed in
+fixed point: integers add up to the same sum in any order. The distances to that mean are then each node's own affair.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from mpisim.ranks.waiting import Waiting
+
+MAX_COORDINATES = 65_536
+SCALE = 2.0**32  # steps per unit: finer than float32 for all but the smallest weights
+LIMIT = 2.0**30  # the sum of all nodes' |x| that still fits; beyond it, the distance is infinite
+
+
+def fixed_coordinates(num_columns: int) -> torch.Tensor:
+    """Return the columns of X to look at, int64: all of them, or MAX_COORDINATES spread evenly."""
+    count = min(num_columns, MAX_COORDINATES)
+    return torch.from_numpy(np.arange(count, dtype=np.int64) * num_columns // count)
+
+
+class Consensus:
+    """The squared distance of each node's model to the mean model, over fixed coordinates.
+
+    Parameters
+    ----------
+    parameters : float32 tensor, shape (num_own, num_columns)
+    num_nodes : int
+        Of the whole topology.
+    """
+
+    def __init__(self, comm: MPI.Comm, parameters: torch.Tensor, num_nodes: int):
+        self.comm = comm
+        self.parameters = parameters
+        self.num_nodes = num_nodes
+        self.coordinates = fixed_coordinates(parameters.shape[1]).to(parameters.device)
+        # The last place counts the nodes that do not fit into fixed point.
+        self._sums = np.zeros(len(self.coordinates) + 1, dtype=np.int64)
+        self._request = MPI.REQUEST_NULL
+
+    def start(self) -> None:
+        """Start to add up the mean model. Collective; X must not change before ``finish``."""
+        self._sums[:] = 0
+        for row in self.parameters:
+            values = row[self.coordinates].cpu().double()
+            if bool((values.abs() < LIMIT / self.num_nodes).all()):  # false for NaN too
+                self._sums[:-1] += (values * SCALE).round().long().numpy()
+            else:
+                self._sums[-1] += 1
+        self._request = self.comm.Iallreduce(MPI.IN_PLACE, self._sums, op=MPI.SUM)
+
+    def finish(self, waiting: Waiting) -> np.ndarray:
+        """Return the squared L2 distance of each own node to the mean model, float64, shape (num_own,).
+
+        Infinite where some node's model has left the range of fixed point, or is no number.
+        """
+        waiting.all([self._request])
+        if self._sums[-1]:
+            return np.full(len(self.parameters), np.inf)
+        mean = self._sums[:-1] / (SCALE * self.num_nodes)
+        return np.array(
+            [np.square(row[self.coordinates].cpu().double().numpy() - mean).sum() for row in self.parameters]
+        )

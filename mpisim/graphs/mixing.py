@@ -1,0 +1,317 @@
+"""Mixing matrices: who listens to whom, and how much.
+
+W[i, j] is the weight node i gives node j's model. Rows sum to 1 (but under ``scale``, which shrinks a model and listens
+to nobody); W is zero outside the neighborhood.
+
+A strategy says once, on rank 0, which entries W has and how each is *scored* (``scores``). Each round the scores become
+weights, row by row (``MixingRule.weights``): that needs numpy alone, and a rank does it for its own nodes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpisim.errors import InputError, unknown_name
+from mpisim.graphs.centrality import CENTRALITIES
+from mpisim.graphs.topology import MAX_ENTRIES, Topology
+from mpisim.streams import Purpose, stream
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+NORMALIZATIONS = ("softmax", "sum")
+
+
+@dataclass(frozen=True)
+class MixingRule:
+    """Some rows of W before they are weights, in CSR form.
+
+    Attributes
+    ----------
+    num_nodes : int
+        Of the whole topology, whichever rows are held here.
+    indptr, indices : int64, shapes (num_rows + 1,) and (num_entries,)
+        Row r owns the entries indptr[r]…indptr[r + 1]; an entry's node is in indices, ascending within a row.
+    scores : float64, shape (num_entries,)
+        What the strategy thinks of the entry's node.
+    probability : float64, shape (num_entries,)
+        The probability that the entry's edge works in a round; 1 for the node itself.
+    edge : int64, shape (num_entries,)
+        The number of the entry's undirected edge, the same in both directions; -1 for the node itself.
+    normalization : "softmax", "sum" or "none"
+        How scores become weights.
+    redrawn : bool
+        Whether every node's score is drawn anew each round, from U(0, 1).
+    num_edges : int
+    """
+
+    num_nodes: int
+    indptr: np.ndarray
+    indices: np.ndarray
+    scores: np.ndarray
+    probability: np.ndarray
+    edge: np.ndarray
+    normalization: str
+    redrawn: bool
+    num_edges: int
+
+    def of_rows(self, rows: np.ndarray) -> MixingRule:
+        """Return the rule of some of the rows, in the order given."""
+        counts = np.diff(self.indptr)[rows]
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        entries = np.repeat(self.indptr[rows] - indptr[:-1], counts) + np.arange(indptr[-1])
+        return MixingRule(
+            self.num_nodes,
+            indptr,
+            self.indices[entries],
+            self.scores[entries],
+            self.probability[entries],
+            self.edge[entries],
+            self.normalization,
+            self.redrawn,
+            self.num_edges,
+        )
+
+    def weights(self, seed: int, round: int, temperature: float) -> np.ndarray:
+        """Return the weight of every entry in a round, float64, shape (num_entries,).
+
+        Entries whose edge fails this round weigh 0, and the others of the row share what is left.
+
+        Parameters
+        ----------
+        seed, round : int
+            The address of what is drawn: random scores, and which edges fail.
+        temperature : float, not zero
+            Of the softmax; a negative one prefers the lowest score. Not used by other normalizations.
+        """
+        scores = self.scores
+        if self.redrawn:
+            drawn = stream(seed, Purpose.RANDOM_WEIGHTS, round=round).random(self.num_nodes)
+            scores = drawn[self.indices]
+        answers = self._answering(seed, round)
+        if self.normalization == "none":
+            return np.where(answers, scores, 0.0)
+        row_of = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+        if self.normalization == "softmax":
+            logits = np.where(answers, scores / temperature, -np.inf)
+            # Every row holds the node itself, which always answers: no row is empty and no maximum infinite.
+            raw = np.exp(logits - np.maximum.reduceat(logits, self.indptr[:-1])[row_of])
+        else:
+            raw = np.where(answers, scores, 0.0)
+            nothing = np.add.reduceat(raw, self.indptr[:-1]) == 0
+            raw = np.where(nothing[row_of] & answers, 1.0, raw)  # scores that are all zero prefer nobody
+        return np.asarray(raw / np.add.reduceat(raw, self.indptr[:-1])[row_of])
+
+    def _answering(self, seed: int, round: int) -> np.ndarray:
+        if not (self.probability < 1).any():
+            return np.ones(len(self.indices), dtype=bool)
+        drawn = stream(seed, Purpose.LINKS, round=round).random(self.num_edges)
+        return np.asarray((self.edge < 0) | (drawn[self.edge] < self.probability))
+
+
+# Strategies: each returns W's entries with their scores.
+
+
+def neighborhoods(topology: Topology) -> sparse.csr_array:
+    """Return ones on the neighborhoods, each node's own entry included; CSR, columns ascending."""
+    from scipy import sparse
+
+    pattern = sparse.csr_array(topology.adjacency + sparse.eye_array(topology.num_nodes, format="csr"))
+    pattern.sort_indices()
+    pattern.data[:] = 1.0
+    return pattern
+
+
+def _scored(pattern: sparse.csr_array, score_of_node: np.ndarray) -> sparse.csr_array:
+    pattern.data = np.asarray(score_of_node, dtype=np.float64)[pattern.indices]
+    return pattern
+
+
+def unweighted(topology: Topology, train_samples: np.ndarray) -> sparse.csr_array:  # noqa: ARG001
+    """Score every member of a neighborhood the same."""
+    return neighborhoods(topology)
+
+
+def weighted(topology: Topology, train_samples: np.ndarray) -> sparse.csr_array:
+    """Score a node by its number of training samples."""
+    return _scored(neighborhoods(topology), train_samples)
+
+
+def fl(topology: Topology, train_samples: np.ndarray) -> sparse.csr_array:  # noqa: ARG001
+    """Put the complete graph in the topology's place, as federated learning with a server would."""
+    from scipy import sparse
+
+    if topology.num_nodes**2 > MAX_ENTRIES:
+        raise InputError(f"strategy 'fl': {topology.num_nodes} nodes all listening to each other do not fit in memory")
+    return sparse.csr_array(np.ones((topology.num_nodes, topology.num_nodes)))
+
+
+def by_centrality(name: str) -> Callable[[Topology, np.ndarray], sparse.csr_array]:
+    """Return the strategy that scores a node by a centrality."""
+
+    def strategy(topology: Topology, train_samples: np.ndarray) -> sparse.csr_array:  # noqa: ARG001
+        return _scored(neighborhoods(topology), CENTRALITIES[name](topology))
+
+    return strategy
+
+
+def metropolis(topology: Topology, train_samples: np.ndarray) -> sparse.csr_array:  # noqa: ARG001
+    """Metropolis-Hastings weights 1 / (1 + the larger degree), the rest to the node itself: W is doubly stochastic.
+
+    References
+    ----------
+    Xiao, Boyd, Kim, "Distributed average consensus with least-mean-square deviation", 2007.
+    """
+    scores = neighborhoods(topology).tocoo()
+    rows, columns, degrees = scores.row, scores.col, topology.degrees
+    data = np.where(rows == columns, 0.0, 1 / (1 + np.maximum(degrees[rows], degrees[columns])))
+    received = np.bincount(rows, weights=data, minlength=topology.num_nodes)
+    scores.data = np.where(rows == columns, 1 - received[rows], data)
+    return scores.tocsr()
+
+
+def scale(topology: Topology, train_samples: np.ndarray) -> sparse.csr_array:  # noqa: ARG001
+    """Shrink a node's own model by the size of its neighborhood; listen to nobody."""
+    from scipy import sparse
+
+    return sparse.csr_array(sparse.diags_array(1 / (topology.degrees + 1.0), format="csr"))
+
+
+def none(topology: Topology, train_samples: np.ndarray) -> sparse.csr_array:  # noqa: ARG001
+    """Keep every model as it is."""
+    from scipy import sparse
+
+    return sparse.csr_array(sparse.eye_array(topology.num_nodes, format="csr"))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How W follows from the topology.
+
+    Attributes
+    ----------
+    scores : function of (topology, train_samples) to a CSR array of scores, shape (num_nodes, num_nodes)
+    normalization : "softmax", "sum", "none", or None for what the user chose
+    redrawn : bool
+        Whether scores are drawn anew each round; those of ``scores`` then only say which entries there are.
+    """
+
+    scores: Callable[[Topology, np.ndarray], sparse.csr_array]
+    normalization: str | None = None
+    redrawn: bool = False
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "betweenness": Strategy(by_centrality("betweenness")),
+    "closeness": Strategy(by_centrality("closeness")),
+    "degree": Strategy(by_centrality("degree")),
+    "eigenvector": Strategy(by_centrality("eigenvector")),
+    "fl": Strategy(fl, "sum"),
+    "metropolis": Strategy(metropolis, "sum"),
+    "none": Strategy(none, "none"),
+    "random": Strategy(unweighted, redrawn=True),
+    "scale": Strategy(scale, "none"),
+    "unweighted": Strategy(unweighted, "sum"),
+    "weighted": Strategy(weighted, "sum"),
+}
+
+
+def mixing_rule(
+    topology: Topology, strategy: str, train_samples: np.ndarray, normalization: str = "softmax"
+) -> MixingRule:
+    """Return the rule that gives W of any round, for all rows.
+
+    Parameters
+    ----------
+    topology : Topology
+    strategy : str
+        A name in STRATEGIES.
+    train_samples : int array, shape (num_nodes,)
+    normalization : "softmax" or "sum"
+        How scores become weights, where the strategy leaves that open.
+
+    Raises
+    ------
+    InputError
+        If there is no such strategy, or the topology cannot have it.
+    """
+    if strategy not in STRATEGIES:
+        raise unknown_name("strategy", strategy, STRATEGIES)
+    chosen = STRATEGIES[strategy]
+    scores = chosen.scores(topology, train_samples)
+    rows = np.repeat(np.arange(topology.num_nodes), np.diff(scores.indptr))
+    columns = scores.indices.astype(np.int64)
+    probability, edge = _links(topology, rows, columns)
+    return MixingRule(
+        topology.num_nodes,
+        scores.indptr.astype(np.int64),
+        columns,
+        scores.data.astype(np.float64),
+        probability,
+        edge,
+        chosen.normalization or normalization,
+        chosen.redrawn,
+        topology.num_edges,
+    )
+
+
+def _links(topology: Topology, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each entry's edge probability and number; entries that are no edge of the topology never fail."""
+    adjacency = topology.adjacency.tocoo()
+    once = adjacency.row < adjacency.col
+    num_nodes = topology.num_nodes
+    keys = adjacency.row[once].astype(np.int64) * num_nodes + adjacency.col[once]  # ascending: CSR is sorted
+    wanted = np.minimum(rows, columns) * num_nodes + np.maximum(rows, columns)
+    edge = np.searchsorted(keys, wanted)
+    is_edge = np.zeros(len(wanted), dtype=bool)
+    if len(keys):
+        is_edge = keys[np.minimum(edge, len(keys) - 1)] == wanted
+    edge = np.where(is_edge, edge, -1)
+    probability = np.ones(len(wanted))
+    probability[is_edge] = adjacency.data[once][edge[is_edge]]
+    return probability, edge
+
+
+def mixing_matrix(
+    topology: Topology,
+    strategy: str,
+    train_samples: np.ndarray | None = None,
+    *,
+    normalization: str = "softmax",
+    temperature: float = 0.1,
+    seed: int = 0,
+    round: int = 1,
+) -> sparse.csr_array:
+    """Return W of one round.
+
+    Parameters
+    ----------
+    train_samples : int array, shape (num_nodes,), optional
+        Ones if not given.
+    seed, round : int
+        The address of what is drawn.
+
+    Returns
+    -------
+    CSR array of float64, shape (num_nodes, num_nodes)
+
+    References
+    ----------
+    arXiv 2505.11760, the section on aggregation strategies; the temperature there is 0.1.
+
+    >>> from mpisim.graphs.generators import make_topology
+    >>> mixing_matrix(make_topology("path:n=3"), "unweighted").toarray().round(3)
+    array([[0.5  , 0.5  , 0.   ],
+           [0.333, 0.333, 0.333],
+           [0.   , 0.5  , 0.5  ]])
+    """
+    from scipy import sparse
+
+    samples = np.ones(topology.num_nodes) if train_samples is None else train_samples
+    rule = mixing_rule(topology, strategy, samples, normalization)
+    entries = rule.weights(seed, round, temperature)
+    return sparse.csr_array((entries, rule.indices, rule.indptr), shape=(topology.num_nodes,) * 2)

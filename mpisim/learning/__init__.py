@@ -1,0 +1,1 @@
+"""Local learning: the device, the parameters matrix X, training in place, exact tests."""

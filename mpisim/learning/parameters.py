@@ -1,0 +1,93 @@
+"""The parameters matrix X: one row per node, one column per scalar of the flattened model state.
+
+The row *is* the model: a node's tensors (parameters and floating buffers) are views into it, so flattening costs
+nothing, optimizers update X in place, and mixing changes the models without a copy.
+
+Rows start on 64-byte bounds. A matrix product may round differently with another alignment of its operands, and which
+row of X a node has depends on the number of ranks: with aligned rows a node gets the same bits anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+ROW_ALIGNMENT = 16  # float32 scalars: 64 bytes
+
+
+def row_stride(num_columns: int) -> int:
+    """Return the distance between rows, in scalars: the columns and what fills up the last 64 bytes."""
+    return math.ceil(num_columns / ROW_ALIGNMENT) * ROW_ALIGNMENT
+
+
+def allocate_rows(num_rows: int, num_columns: int, device: torch.device) -> torch.Tensor:
+    """Return a float32 matrix of zeros, shape (num_rows, num_columns), whose rows start on 64-byte bounds."""
+    return torch.zeros((num_rows, row_stride(num_columns)), device=device)[:, :num_columns]
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """Where each tensor of a model's state lies in a row.
+
+    Attributes
+    ----------
+    names : of the parameters, then of the floating buffers, as in the module's ``state_dict``
+    shapes, offsets : of each tensor; an offset is a column of X
+    num_columns : int
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    offsets: tuple[int, ...]
+    num_columns: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> StateLayout:
+        """Return the layout of a module's state."""
+        tensors = _state(module)
+        offsets = [0]
+        for tensor in tensors.values():
+            offsets.append(offsets[-1] + tensor.numel())
+        return cls(tuple(tensors), tuple(t.shape for t in tensors.values()), tuple(offsets[:-1]), offsets[-1])
+
+    def views(self, row: torch.Tensor) -> list[torch.Tensor]:
+        """Return the tensors that a row holds, in the order of ``names``, sharing its memory."""
+        return [
+            row[offset : offset + shape.numel()].view(shape)
+            for offset, shape in zip(self.offsets, self.shapes, strict=True)
+        ]
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    floating = {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+    return dict(module.named_parameters()) | floating
+
+
+class BoundModel:
+    """One module that computes with the row of any node: ``bind`` makes a row's views its tensors.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Gives the architecture; its own values are lost at the first ``bind``.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.layout = StateLayout.of(module)
+        self.parameters: list[torch.Tensor] = list(module.parameters())
+        self._tensors = list(_state(module).values())
+
+    def bind(self, row: torch.Tensor) -> None:
+        """Let the module compute with, and training change, this row of X."""
+        for tensor, view in zip(self._tensors, self.layout.views(row), strict=True):
+            tensor.data = view
+
+    @torch.no_grad()
+    def read(self, module: nn.Module, row: torch.Tensor) -> None:
+        """Fill a row with the state of another module of the same architecture."""
+        for view, tensor in zip(self.layout.views(row), _state(module).values(), strict=True):
+            view.copy_(tensor)

@@ -1,0 +1,141 @@
+"""Local training, node by node, in place in the node's row of X (the sequential engine).
+
+Optimizers are torch's own functional forms on the row's views: the first optimizer *object* of a process would import a
+compiler, 1.7 s of each rank's start-up. Their state is new each round, as in the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from mpisim.data.shards import Samples
+from mpisim.learning.parameters import BoundModel
+
+ADAM_EPSILON = 1e-8  # torch's default
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """What an optimizer is told. ``momentum`` is SGD's, ``betas`` are Adam's."""
+
+    name: str
+    lr: float
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+
+Step = Callable[[list[torch.Tensor]], None]  # takes the gradients, updates the parameters in place
+
+
+def _sgd(settings: OptimizerSettings, parameters: list[torch.Tensor]) -> Step:
+    buffers: list[torch.Tensor | None] = [None] * len(parameters)
+
+    def step(gradients: list[torch.Tensor]) -> None:
+        sgd(
+            parameters,
+            gradients,
+            buffers,
+            foreach=True,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            lr=settings.lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+    return step
+
+
+def _adam_like(function: Callable[..., None]) -> Callable[[OptimizerSettings, list[torch.Tensor]], Step]:
+    def make(settings: OptimizerSettings, parameters: list[torch.Tensor]) -> Step:
+        first = [torch.zeros_like(parameter) for parameter in parameters]
+        second = [torch.zeros_like(parameter) for parameter in parameters]
+        steps = [torch.zeros(()) for _ in parameters]
+
+        def step(gradients: list[torch.Tensor]) -> None:
+            function(
+                parameters,
+                gradients,
+                first,
+                second,
+                [],
+                steps,
+                foreach=True,
+                amsgrad=False,
+                beta1=settings.betas[0],
+                beta2=settings.betas[1],
+                lr=settings.lr,
+                weight_decay=settings.weight_decay,
+                eps=ADAM_EPSILON,
+                maximize=False,
+            )
+
+        return step
+
+    return make
+
+
+OPTIMIZERS: dict[str, Callable[[OptimizerSettings, list[torch.Tensor]], Step]] = {
+    "adam": _adam_like(adam),
+    "adamw": _adam_like(adamw),
+    "sgd": _sgd,
+}
+
+
+def batches(num_samples: int, batch_size: int, order: torch.Tensor | None) -> Iterator[slice | torch.Tensor]:
+    """Yield what selects each batch: slices in the order the samples lie, or parts of a shuffled order.
+
+    The last batch is short where the batch size does not divide the shard; no sample is left out.
+    """
+    for start in range(0, num_samples, batch_size):
+        stop = min(start + batch_size, num_samples)
+        yield slice(start, stop) if order is None else order[start:stop]
+
+
+def train_node(
+    model: BoundModel,
+    row: torch.Tensor,
+    shard: Samples,
+    optimizer: OptimizerSettings,
+    batch_size: int,
+    orders: list[torch.Tensor | None],
+) -> float:
+    """Train one node for some epochs; its row of X changes in place.
+
+    Parameters
+    ----------
+    row : float32 tensor, shape (num_columns,)
+    orders : list of (int64 tensor of shape (num_samples,), or None)
+        One for each epoch: the order of the samples, None for the order they lie in.
+
+    Returns
+    -------
+    float
+        The mean over epochs and samples of the loss (cross-entropy, in nats), each taken when its batch was trained on.
+    """
+    model.bind(row)
+    model.module.train()
+    step = OPTIMIZERS[optimizer.name](optimizer, model.parameters)
+    losses: list[torch.Tensor] = []
+    sizes: list[int] = []
+    for order in orders:
+        for batch in batches(len(shard), batch_size, order):
+            inputs, labels = shard.inputs[batch], shard.labels[batch]
+            loss = F.cross_entropy(model.module(inputs), labels)
+            gradients = torch.autograd.grad(loss, model.parameters)
+            with torch.no_grad():
+                step(list(gradients))
+            losses.append(loss.detach())
+            sizes.append(len(labels))
+    # Read once: a look at every loss would make a GPU wait for each step.
+    values = torch.stack(losses).double().cpu()
+    return float((values * torch.tensor(sizes, dtype=torch.float64)).sum()) / (len(shard) * len(orders))

@@ -1,0 +1,102 @@
+"""The nodes of one rank: their rows of X, their shards, and the tests they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mpisim.config import Config
+from mpisim.data.datasets import DATASETS
+from mpisim.data.shards import joined, unpack
+from mpisim.experiment import make_model
+from mpisim.learning.evaluation import Scores, evaluate
+from mpisim.learning.parameters import BoundModel, allocate_rows
+from mpisim.learning.training import OptimizerSettings, train_node
+from mpisim.streams import Purpose, stream, torch_seed
+
+
+class Nodes:
+    """What a rank holds of the experiment, and what it does with it alone.
+
+    Parameters
+    ----------
+    own : int64, shape (num_own,)
+        The nodes, ascending.
+    shards, test : arrays from ``data.shards.pack``
+        The nodes' training samples, in their order; the IID and the OOD test set.
+
+    Attributes
+    ----------
+    parameters : float32 tensor, shape (num_own, num_columns)
+        The rows of X; initial models at first.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        own: np.ndarray,
+        shards: dict[str, np.ndarray],
+        test: dict[str, np.ndarray],
+        device: torch.device,
+    ):
+        dataset = DATASETS[config.dataset]
+        self.config = config
+        self.own = own
+        self.num_classes = dataset.num_classes
+        self.shards = [joined(clean, ood) for clean, ood in unpack(shards, dataset, config.ood, device)]
+        [(self.iid_test, self.ood_test)] = unpack(test, dataset, config.ood, device)
+        self.optimizer = OptimizerSettings(
+            name=str(config.optimizer),
+            lr=float(config.lr or 0),
+            momentum=config.momentum,
+            betas=(config.betas[0], config.betas[1]),
+            weight_decay=config.weight_decay,
+        )
+        self.model = BoundModel(make_model(config, dataset).to(device))
+        self.parameters = allocate_rows(len(own), self.model.layout.num_columns, device)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Fill X with initial models: node 0's for all, or each node's own."""
+        common = self.config.init == "common"
+        for position, node in enumerate(self.own):
+            if common and position > 0:
+                self.parameters[position] = self.parameters[0]
+                continue
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(torch_seed(self.config.seed, Purpose.INITIAL_MODEL, node=0 if common else int(node)))
+                initial = make_model(self.config, DATASETS[self.config.dataset])
+            self.model.read(initial, self.parameters[position])
+
+    def train(self, round: int) -> np.ndarray:
+        """Train every node for a round; return their mean losses, NaN where none was trained."""
+        losses = np.full(len(self.own), np.nan)
+        if self.config.no_train:
+            return losses
+        for position, node in enumerate(self.own):
+            shard = self.shards[position]
+            orders = self._orders(int(node), round, len(shard))
+            row = self.parameters[position]
+            losses[position] = train_node(
+                self.model, row, shard, self.optimizer, int(self.config.batch_size or 1), orders
+            )
+        return losses
+
+    def _orders(self, node: int, round: int, num_samples: int) -> list[torch.Tensor | None]:
+        if not self.config.shuffle:
+            return [None] * self.config.epochs
+        rng = stream(self.config.seed, Purpose.DATA_ORDER, node=node, round=round)
+        orders = [rng.permutation(num_samples) for _ in range(self.config.epochs)]
+        return [torch.from_numpy(order).to(self.parameters.device) for order in orders]
+
+    def test(self, between: Callable[[], object]) -> list[tuple[Scores, Scores]]:
+        """Return every node's scores on the IID and the OOD test set; ``between`` is called after each batch."""
+        return [
+            (
+                evaluate(self.model, row, self.iid_test, self.num_classes, between),
+                evaluate(self.model, row, self.ood_test, self.num_classes, between),
+            )
+            for row in self.parameters
+        ]

