@@ -37,7 +37,8 @@ def stream(seed: int, purpose: Purpose, *, node: int = 0, round: int = 0) -> np.
     >>> bool((first == again).all())
     True
     """
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, node, round]))
+    key, counter = np.array([seed, purpose], dtype=np.uint64), np.array([0, 0, node, round], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def torch_seed(seed: int, purpose: Purpose, *, node: int = 0, round: int = 0) -> int:

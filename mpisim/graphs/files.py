@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def _from_matrix(path: Path, matrix: np.ndarray) -> Topology:
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise InputError(
-            f"{path}: row {row + 1}, column {column + 1} is {matrix[row, column]:g}:"
+            f"{path}: row {row + 1}, column {column + 1} is {matrix[row, column]:.15g}:"
             " an edge's value is its probability, from 0 (no edge) to 1"
         )
     if not np.array_equal(matrix, matrix.T):
@@ -54,7 +55,7 @@ def _from_matrix(path: Path, matrix: np.ndarray) -> Topology:
 
 def _read_matrix_text(path: Path) -> Topology:
     rows: list[list[float]] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             words = line.split("#")[0].replace(",", " ").split()
             if not words:
@@ -65,17 +66,25 @@ def _read_matrix_text(path: Path) -> Topology:
                 raise InputError(f"{path}: line {number}: {error}") from error
             if len(rows[-1]) != len(rows[0]):
                 raise InputError(
-                    f"{path}: row {len(rows)} has {len(rows[-1])} values, row 1 has {len(rows[0])}:"
+                    f"{path}: row {len(rows)} has {_count(rows[-1])}, row 1 has {_count(rows[0])}:"
                     " an adjacency matrix must be square"
                 )
     return _from_matrix(path, np.array(rows, dtype=np.float64).reshape(len(rows), -1 if rows else 0))
 
 
+def _count(row: list[float]) -> str:
+    return f"{len(row)} value{'' if len(row) == 1 else 's'}"
+
+
 def _read_matrix_npy(path: Path) -> Topology:
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":  # numpy would look for other formats, pickle among them
+            raise InputError(f"{path}: holds no plain numpy array: write it with numpy.save")
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: holds no plain numpy array: {error}") from error
+        with np.errstate(over="ignore"):  # the size that a broken header promises
+            matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, TypeError, OverflowError, SyntaxError, TokenError) as error:
+        raise InputError(f"{path}: holds no plain numpy array: {_first_line(error)}") from error
     if matrix.size > MAX_ENTRIES:
         raise InputError(f"{path}: has the shape {matrix.shape}: too large for a dense matrix, use an .edgelist")
     if matrix.dtype.kind not in "biuf":
@@ -83,10 +92,14 @@ def _read_matrix_npy(path: Path) -> Topology:
     return _from_matrix(path, np.array(matrix, dtype=np.float64))
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
 def _read_edgelist(path: Path) -> Topology:
     edges: list[tuple[int, int]] = []
     probabilities: list[float] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             words = line.split("#")[0].replace("{}", "").split()
             if not words:
@@ -109,16 +122,18 @@ def _read_graphml(path: Path) -> Topology:
     import networkx as nx
 
     # A document type can define entities that expand to gigabytes. No GraphML writer makes one.
-    if b"<!DOCTYPE" in path.read_bytes():
+    if b"<!DOCTYPE" in path.read_bytes().replace(b"\0", b""):  # UTF-16 has a zero byte beside each letter
         raise InputError(f"{path}: has a DOCTYPE: remove it, GraphML needs none")
     try:
         graph = nx.read_graphml(path)
-    except (ParseError, nx.NetworkXException, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: holds no GraphML graph: {error}") from error
+    except (ParseError, nx.NetworkXException, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: holds no GraphML graph: {_first_line(error)}") from error
     if graph.is_directed():
         raise InputError(f"{path}: is a directed graph: a topology is undirected (edgedefault='undirected')")
     names = list(graph.nodes)
-    if all(str(name).isdigit() for name in names):
+    if all(str(name).isdecimal() for name in names):
+        if len({int(name) for name in names}) < len(names):
+            raise InputError(f"{path}: two of its nodes have the same number")
         graph = nx.relabel_nodes(graph, {name: int(name) for name in names})
     else:
         graph = nx.convert_node_labels_to_integers(graph)
@@ -138,10 +153,11 @@ def _from_labeled_edges(
 ) -> Topology:
     if not nodes:
         raise InputError(f"{path}: is empty: a topology needs at least one node")
-    if nodes[0] != 0 or nodes[-1] != len(nodes) - 1:
-        missing = next((number for number, node in enumerate(nodes) if number != node), len(nodes))
+    gap = next((number for number, node in enumerate(nodes) if number != node), None)
+    if gap is not None:
+        wrong = f"{nodes[0]} is negative" if nodes[0] < 0 else f"{gap} is missing"
         raise InputError(
-            f"{path}: its nodes are {nodes[0]}…{nodes[-1]}, but {missing} is missing: number them 0…{len(nodes) - 1}"
+            f"{path}: its nodes are {nodes[0]}…{nodes[-1]}, but {wrong}: number them 0…{len(nodes) - 1} without a gap"
         )
     return topology_from_edges(len(nodes), np.array(edges, dtype=np.int64), np.array(probabilities), str(path))
 

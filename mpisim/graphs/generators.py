@@ -122,28 +122,35 @@ def _generate(spec: str, name: str, text: str) -> Topology:
     given = _parse_parameters(spec, text, generator)
     try:
         num_nodes = generator.num_nodes(given)
-        _check_size(name, num_nodes, given.get("seed", 0))
+        _check(name, num_nodes, given)
         graph = generator.make(nx, **given)
     except (ValueError, TypeError, nx.NetworkXException) as error:
         raise InputError(f"topology {spec!r}: {error}") from error
-    graph = nx.convert_node_labels_to_integers(graph)
+    graph = nx.convert_node_labels_to_integers(graph, ordering="sorted")
     return topology_from_edges(num_nodes, np.array(graph.edges(), dtype=np.int64), source=spec)
 
 
-def _check_size(name: str, num_nodes: int, seed: int) -> None:
+def _check(name: str, num_nodes: int, given: dict[str, Any]) -> None:
     if num_nodes < 1:
         raise ValueError("a topology needs at least one node")
     if num_nodes > MAX_ENTRIES or (name in DENSE_GENERATORS and num_nodes**2 > MAX_ENTRIES):
         raise ValueError("too many nodes to hold in memory")
-    if seed < 0:
+    if given.get("seed", 0) < 0:
         raise ValueError("the seed must be 0 or more")
+    for key, value in given.items():
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise ValueError(f"{key}={value:g} must be a probability, from 0 to 1")
 
 
 def _parse_parameters(spec: str, text: str, generator: Generator) -> dict[str, Any]:
     takes = ", ".join(f"{key}=" for key in generator.parameters)
     given: dict[str, Any] = {key: value for key, value in generator.defaults.items() if key in generator.parameters}
+    seen = set()
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")
+        if key in seen:
+            raise InputError(f"topology {spec!r}: {key}= is given twice")
+        seen.add(key)
         if key not in generator.parameters:
             raise InputError(f"topology {spec!r}: unknown parameter {key!r}: it takes {takes}")
         kind = generator.parameters[key]

@@ -87,7 +87,14 @@ class MixingRule:
             The address of what is drawn: random scores, and which edges fail.
         temperature : float, not zero
             Of the softmax; a negative one prefers the lowest score. Not used by other normalizations.
+
+        Raises
+        ------
+        InputError
+            If the temperature is zero or not finite.
         """
+        if temperature == 0 or not np.isfinite(temperature):
+            raise InputError(f"the temperature is {temperature}: must be finite and not zero")
         scores = self.scores
         if self.redrawn:
             drawn = stream(seed, Purpose.RANDOM_WEIGHTS, round=round).random(self.num_nodes)
@@ -161,6 +168,9 @@ def by_centrality(name: str) -> Callable[[Topology, np.ndarray], sparse.csr_arra
 
 def metropolis(topology: Topology, train_samples: np.ndarray) -> sparse.csr_array:  # noqa: ARG001
     """Metropolis-Hastings weights 1 / (1 + the larger degree), the rest to the node itself: W is doubly stochastic.
+
+    In a round in which edges fail, each row is divided by what is left of it, as under every strategy; the columns then
+    need not sum to 1.
 
     References
     ----------
@@ -237,10 +247,12 @@ def mixing_rule(
     Raises
     ------
     InputError
-        If there is no such strategy, or the topology cannot have it.
+        If there is no such strategy or normalization, or the topology cannot have it.
     """
     if strategy not in STRATEGIES:
         raise unknown_name("strategy", strategy, STRATEGIES)
+    if normalization not in NORMALIZATIONS:
+        raise unknown_name("normalization", normalization, NORMALIZATIONS)
     chosen = STRATEGIES[strategy]
     scores = chosen.scores(topology, train_samples)
     rows = np.repeat(np.arange(topology.num_nodes), np.diff(scores.indptr))

@@ -97,10 +97,10 @@ def topology_from_edges(
     if wrong.any():
         first = int(np.argmax(wrong))
         raise InputError(
-            f"{source}: the edge {edges[first, 0]}–{edges[first, 1]} has the value {values[first]:g}:"
+            f"{source}: the edge {edges[first, 0]}–{edges[first, 1]} has the value {values[first]:.15g}:"
             " an edge's value is its probability, from 0 (no edge) to 1"
         )
-    kept = (edges[:, 0] != edges[:, 1]) & (values > 0)
+    kept = edges[:, 0] != edges[:, 1]
     low, high = edges[kept].min(axis=1, initial=num_nodes), edges[kept].max(axis=1, initial=0)
     keys, first_of = np.unique(low * num_nodes + high, return_index=True)
     kept_values = values[kept]
@@ -110,6 +110,7 @@ def topology_from_edges(
         raise InputError(
             f"{source}: the edge {low[at]}–{high[at]} is given twice with different values: a topology is undirected"
         )
+    first_of = first_of[kept_values[first_of] > 0]
     low, high, kept_values = low[first_of], high[first_of], kept_values[first_of]
     rows, columns = np.concatenate([low, high]), np.concatenate([high, low])
     adjacency = sparse.csr_array((np.tile(kept_values, 2), (rows, columns)), shape=(num_nodes, num_nodes))
