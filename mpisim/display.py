@@ -22,7 +22,7 @@ def terminal_of_launcher() -> int | None:
     terminal. Linux tells what an ancestor's is.
     """
     if sys.stdout.isatty():
-        return os.get_terminal_size(sys.stdout.fileno()).columns
+        return _columns(sys.stdout.fileno())
     process = os.getppid()
     while process > 1:
         try:
@@ -30,7 +30,7 @@ def terminal_of_launcher() -> int | None:
             target = str(output.readlink())
             if target.startswith(("/dev/pts/", "/dev/tty")):
                 with output.open("rb") as terminal:
-                    return os.get_terminal_size(terminal.fileno()).columns
+                    return _columns(terminal.fileno())
             name, _, after = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")
             # The launcher decides. What is above it, a shell or a batch system, prints to somewhere else.
             if "mpiexec" in name or "mpirun" in name:
@@ -39,6 +39,10 @@ def terminal_of_launcher() -> int | None:
         except (OSError, ValueError):
             return None
     return None
+
+
+def _columns(terminal: int) -> int:
+    return os.get_terminal_size(terminal).columns or 80  # a terminal that does not know its size says 0
 
 
 def plain_seconds(seconds: float) -> str:
@@ -114,6 +118,7 @@ class Display:
         )
         self._progress.add_task("", total=self.num_rounds)
         self._progress.start()
+        self._progress.console.show_cursor(True)  # a run that is killed must not leave a terminal without one
 
     def round(self, round: int, iid_accuracy: np.ndarray, ood_accuracy: np.ndarray) -> None:
         """Show a finished round; the accuracies are of all nodes."""

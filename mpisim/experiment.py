@@ -5,7 +5,7 @@ Everything that can be wrong with the user's input is found here, while nothing 
 
 from __future__ import annotations
 
-import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,5 +213,8 @@ def check_output(config: Config) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise InputError(f"--output {path}: {folder} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--output {path}: the folder {folder} cannot be written")
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # without a name where the system can; permissions do not tell all
+            pass
+    except OSError as error:
+        raise InputError(f"--output {path}: the folder {folder} cannot be written: {error.strerror}") from error

@@ -77,4 +77,8 @@ def _options(arguments: Sequence[str]) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+
+    from mpisim.ranks.startup import end
+
+    end(code)

@@ -72,9 +72,6 @@ class Simulation:
             On rank 0, if the log cannot be written.
         """
         config, comm, waiting = self.config, self.comm, self.waiting
-        place = find_place(comm, waiting, config.threads)
-        torch.set_num_threads(place.threads)
-        device, places = self._find_devices(place)
         experiment: Experiment | None = None
 
         def decide_on_rank_zero() -> int:
@@ -83,6 +80,9 @@ class Simulation:
             return experiment.num_ranks
 
         num_ranks = from_rank_zero(comm, waiting, decide_on_rank_zero)
+        place = find_place(comm, waiting, config.threads)
+        torch.set_num_threads(place.threads)
+        device, places = self._find_devices(place)
         display = None
         if experiment is not None:
             display = Display(config.rounds, config.quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from mpisim.errors import InputError
 if TYPE_CHECKING:
     import h5py
     import xarray
+
+PATIENCE = 5.0  # seconds
 
 
 def open_log(path: str | Path) -> xarray.Dataset:
@@ -28,8 +31,8 @@ def open_log(path: str | Path) -> xarray.Dataset:
     except ModuleNotFoundError as error:
         raise InputError("open_log needs xarray and h5netcdf: pip install 'mpisim[report]'") from error
 
-    open_file(path).close()
-    with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+    # The open file keeps the lock: the run, if it goes on, writes no round in the middle of this.
+    with open_file(path), xarray.open_dataset(path, engine="h5netcdf") as dataset:
         log = dataset.load()
     log.attrs["config"] = json.loads(log.attrs["config"])
     return log
@@ -47,10 +50,17 @@ def open_file(path: str | Path) -> h5py.File:
 
     if not Path(path).is_file():
         raise InputError(f"{path}: no such log")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            file = h5py.File(path, "r")
+            break
+        except OSError as error:
+            # A run that writes a round holds the lock for some milliseconds.
+            if isinstance(error, BlockingIOError) and time.monotonic() < give_up:
+                time.sleep(0.01)
+                continue
+            raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
     if file.attrs.get("schema") != "mpisim-log":
         file.close()
         raise InputError(f"{path}: is no log of mpisim (its attribute schema is not 'mpisim-log')")

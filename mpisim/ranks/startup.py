@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from mpi4py import MPI
@@ -82,15 +84,19 @@ def find_place(comm: MPI.Intracomm, waiting: Waiting, threads: int | None = None
         The number of threads, where the user chose it.
     """
     host_comm = waiting.split_by_host(comm)
-    mine = usable_cores()
-    bound = np.zeros(MAX_CORES, dtype=np.uint8)
-    bound[list(mine)] = 1
-    waiting.all([host_comm.Iallreduce(MPI.IN_PLACE, bound, op=MPI.MAX)])
-    cores = int(bound.sum())
-    share = threads or max(1, min(len(mine), cores // host_comm.size))
+    cores = _cores_of_host(host_comm, waiting)
+    share = threads or max(1, min(len(usable_cores()), cores // host_comm.size))
     place = Place(socket.gethostname(), host_comm.rank, host_comm.size, cores, share)
     host_comm.Free()
     return place
+
+
+def _cores_of_host(host_comm: MPI.Intracomm, waiting: Waiting) -> int:
+    """Return how many cores the host gives its ranks together: the union of what each may run on."""
+    bound = np.zeros(MAX_CORES, dtype=np.uint8)
+    bound[list(usable_cores())] = 1
+    waiting.all([host_comm.Iallreduce(MPI.IN_PLACE, bound, op=MPI.MAX)])
+    return int(bound.sum())
 
 
 def usable_cores() -> set[int]:
@@ -107,3 +113,16 @@ def abort(comm: MPI.Comm) -> None:
     sys.stderr.write(f"mpisim: rank {rank} of {comm.size} on {host} failed:\n{traceback.format_exc()}")
     sys.stderr.flush()
     comm.Abort(1)
+
+
+def end(code: int) -> NoReturn:
+    """End this process after a run, without taking Python apart first. Collective; ranks enter it together.
+
+    Python frees every object of torch before it ends, 0.6 s of each rank's CPU time and 7 s at 24 ranks on 2 cores, for
+    memory that the system takes back at once. C's own exit handlers do run: MPI tells the launcher goodbye in one.
+    """
+    MPI.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).exit(code)
+    raise SystemExit(code)  # not reached

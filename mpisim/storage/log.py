@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = "mpisim-log"
 SCHEMA_VERSION = 1
 CHUNK_BYTES = 16_384
+PATIENCE = 0.2  # seconds: readers of ours are done in a few milliseconds
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
+        self._patience = PATIENCE
 
     @classmethod
     def create(
@@ -150,9 +153,7 @@ class Log:
             From 1.
         values : arrays by name, of the variable's shape without the dimension round
         """
-        import h5py
-
-        with h5py.File(self.path, "r+") as file:
+        with self._open() as file:
             position = file["round"].shape[0]
             file["round"].resize(position + 1, axis=0)
             file["round"][position] = round
@@ -162,10 +163,27 @@ class Log:
 
     def set_status(self, status: str) -> None:
         """Say how the run stands: "running", "interrupted" or "complete"."""
+        with self._open() as file:
+            file.attrs["status"] = status
+
+    def _open(self) -> h5py.File:
+        """Open the file to append: locked, so that nobody reads half a round, or after a while without the lock.
+
+        A reader that keeps the file open, as a notebook does, must not stop the run.
+        """
         import h5py
 
-        with h5py.File(self.path, "r+") as file:
-            file.attrs["status"] = status
+        give_up = time.monotonic() + self._patience
+        while time.monotonic() < give_up:
+            try:
+                file = h5py.File(self.path, "r+")
+            except BlockingIOError:
+                time.sleep(0.005)
+            else:
+                self._patience = PATIENCE
+                return file
+        self._patience /= 2  # so that all rounds together wait for such a reader no longer than two of them
+        return h5py.File(self.path, "r+", locking=False)
 
 
 def _write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:

@@ -1,0 +1,360 @@
+"""Checks that need several ranks, for ``tests/test_mpi.py`` to launch: ``mpiexec -n 3 python mpi_session.py FOLDER``.
+
+One launch runs them all, since each rank pays its imports once. Every check is collective and gets (comm, folder); it
+fails on a rank by raising. After each check the ranks tell rank 0, which writes the outcome of all to results.json.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+import mpisim.exchange.neighborhood as neighborhood
+from mpisim import Config, Simulation
+from mpisim.briefing import brief
+from mpisim.data.datasets import load_digits
+from mpisim.data.partition import partition
+from mpisim.errors import InputError
+from mpisim.exchange.consensus import Consensus
+from mpisim.exchange.metrics import MetricsGather
+from mpisim.exchange.mixing import mix, positions_in_rows
+from mpisim.exchange.neighborhood import NeighborhoodExchange, connect, plan_exchange
+from mpisim.experiment import decide
+from mpisim.graphs.generators import make_topology
+from mpisim.graphs.mixing import mixing_matrix, mixing_rule
+from mpisim.graphs.placement import contiguous
+from mpisim.learning.parameters import allocate_rows
+from mpisim.ranks.messages import broadcast_arrays, from_rank_zero, receive_arrays, send_arrays, to_rank_zero
+from mpisim.ranks.startup import find_place, usable_cores
+from mpisim.ranks.waiting import Waiting
+from mpisim.simulation import Rounds
+
+WAITING = Waiting()
+CPU = torch.device("cpu")
+
+# The experiments whose logs must be the same bits at any number of ranks. Few samples: bits do not need many.
+SMALL = {"threads": 1, "rounds": 5, "epochs": 1, "train_samples": 300, "test_samples": 200, "quiet": True}
+EXPERIMENTS = {
+    "default": {"topology": "ba:n=9,m=2,seed=0"},
+    "fl": {"topology": "ring:n=6", "strategy": "fl", "init": "independent"},
+    "random": {"topology": "ws:n=8,k=4,p=0.5,seed=1", "strategy": "random", "shuffle": True, "seed": 7},
+    "weighted": {"topology": "star:n=7", "strategy": "weighted", "optimizer": "adam", "lr": 0.01, "sample_alpha": 1.0},
+    "failing": {"topology": "links.txt", "strategy": "metropolis", "label_alpha": 0.5, "ood": "none"},
+}
+
+
+def write_failing_links(folder):
+    """Write a topology of seven nodes whose edges work every other round or so."""
+    matrix = np.zeros((7, 7))
+    for node in range(7):
+        for neighbor in ((node + 1) % 7, (node + 3) % 7):
+            matrix[node, neighbor] = matrix[neighbor, node] = 0.5
+    path = folder / "links.txt"
+    np.savetxt(path, matrix, fmt="%g")
+    return str(path)
+
+
+def experiment_config(name, folder):
+    options = SMALL | EXPERIMENTS[name] | {"output": str(folder / f"{name}.h5")}
+    if options["topology"] == "links.txt":
+        options["topology"] = str(folder / "links.txt")
+    return Config(**options)
+
+
+def rows_of(nodes, num_columns):
+    """Return the same random models of nodes on whatever rank they are."""
+    rows = allocate_rows(len(nodes), num_columns, CPU)
+    for row, node in zip(rows, nodes, strict=True):
+        row.copy_(torch.from_numpy(np.random.default_rng(int(node)).standard_normal(num_columns).astype(np.float32)))
+    return rows
+
+
+# The checks.
+
+
+def check_rank_zero_tells_all(comm, folder):
+    value = {"text": "ä", "numbers": [1, 2.5, None]}
+    calls = []
+    assert from_rank_zero(comm, WAITING, lambda: calls.append(1) or value) == value
+    assert len(calls) == (comm.rank == 0)
+
+
+def check_an_input_error_reaches_all(comm, folder):
+    def fail():
+        raise InputError("row 4 has 7 values")
+
+    try:
+        from_rank_zero(comm, WAITING, fail)
+    except InputError as error:
+        assert str(error) == "row 4 has 7 values"
+    else:
+        raise AssertionError("no error")
+
+
+def check_all_tell_rank_zero(comm, folder):
+    values = to_rank_zero(comm, WAITING, {"rank": comm.rank, "long": "x" * 10 ** (comm.rank + 2)})
+    if comm.rank == 0:
+        assert [value["rank"] for value in values] == list(range(comm.size))
+        assert [len(value["long"]) for value in values] == [10 ** (rank + 2) for rank in range(comm.size)]
+    else:
+        assert values == []
+
+
+ARRAYS = {
+    "bytes": np.arange(5, dtype=np.uint8),
+    "matrix": np.arange(12.0).reshape(3, 4)[:, ::2],
+    "none": np.empty((0, 3), dtype=np.int64),
+    "number": np.array(7),
+    "text": np.array("softmax"),
+    "yes": np.array([True, False]),
+}
+
+
+def assert_same_arrays(received, sent):
+    assert list(received) == list(sent)
+    for name, array in sent.items():
+        assert received[name].dtype == array.dtype
+        assert received[name].shape == array.shape
+        np.testing.assert_array_equal(received[name], array)
+
+
+def check_arrays_travel_whole(comm, folder):
+    ahead, behind = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    requests = send_arrays(comm, ARRAYS, ahead)
+    received = receive_arrays(comm, WAITING, behind)
+    WAITING.all(requests)
+    assert_same_arrays(received, ARRAYS)
+    assert_same_arrays(broadcast_arrays(comm, WAITING, ARRAYS if comm.rank == 0 else None), ARRAYS)
+
+
+def check_a_rank_knows_its_place(comm, folder):
+    place = find_place(comm, WAITING)
+    assert (place.local_rank, place.local_size) == (comm.rank, comm.size)  # one host
+    assert place.cores == len(usable_cores())
+    assert place.threads == max(1, len(usable_cores()) // comm.size)
+    assert place.owns_core == (comm.size <= len(usable_cores()))
+    assert find_place(comm, WAITING, threads=3).threads == 3
+
+
+def check_mixing_is_the_dense_product(comm, folder):
+    """After one exchange X is W·X, whoever owned which row; staged messages give the same bits as direct ones."""
+    for spec, strategy in (
+        ("ba:n=13,m=2,seed=0", "degree"),
+        ("ring:n=7", "fl"),
+        ("star:n=9", "betweenness"),
+        ("er:n=11,p=0.2,seed=3", "metropolis"),
+        ("path:n=5", "none"),
+        ("ba:n=8,m=1,seed=2", "random"),
+    ):
+        topology = make_topology(spec)
+        num_nodes = topology.num_nodes
+        for num_columns in (1, 63, 64, 1000):
+            results = []
+            for staged in (False, True):
+                rule = mixing_rule(topology, strategy, np.ones(num_nodes))
+                rank_of_node = contiguous(num_nodes, comm.size)
+                plan = plan_exchange(rule, rank_of_node, comm.size)[comm.rank]
+                parameters = rows_of(plan.own, num_columns)
+                graph_comm = connect(comm, WAITING, plan)
+                exchange = NeighborhoodExchange(graph_comm, plan, parameters, staged=staged)
+                mine = rule.of_rows(plan.own)
+                positions = positions_in_rows(mine.indices, plan.own, plan.received)
+                expected = rows_of(np.arange(num_nodes), num_columns).double().numpy()
+                for round in (1, 2):
+                    exchange.post()
+                    exchange.send()
+                    exchange.wait(WAITING)
+                    mix(parameters, exchange.remote, mine.indptr, positions, mine.weights(5, round, 0.1))
+                    expected = mixing_matrix(topology, strategy, seed=5, round=round).toarray() @ expected
+                np.testing.assert_allclose(parameters.numpy(), expected[plan.own], rtol=1e-5, atol=1e-6)
+                results.append(parameters.clone())
+                exchange.free()
+                graph_comm.Free()
+            assert torch.equal(results[0], results[1])
+
+
+class CountingRequests:
+    """Stands in for MPI.Prequest in the exchange: notes each request that is started."""
+
+    def __init__(self):
+        self.started = []
+
+    def Startall(self, requests):
+        self.started += [id(request) for request in requests]
+        MPI.Prequest.Startall(requests)
+
+
+class CountingComm(MPI.Distgraphcomm):
+    """A communicator that notes, of each persistent send, where it goes and how many bytes it takes."""
+
+    def Send_init(self, message, dest, tag=0):
+        request = super().Send_init(message, dest, tag)
+        _, count, datatype = message
+        NOTED.append((id(request), dest, count * datatype.Get_size()))
+        return request
+
+
+NOTED = []
+
+
+def check_messages_are_those_of_the_plan(comm, folder):
+    """In every round each rank sends what its plan says, and never two messages to the same rank."""
+    counting = CountingRequests()
+    original = neighborhood.MPI
+    topology = make_topology("ba:n=14,m=2,seed=1")
+    rule = mixing_rule(topology, "degree", np.ones(14))
+    plans = plan_exchange(rule, contiguous(14, comm.size), comm.size)
+    plan = plans[comm.rank]
+    NOTED.clear()
+    exchange = NeighborhoodExchange(CountingComm(connect(comm, WAITING, plan)), plan, rows_of(plan.own, 100))
+    neighborhood.MPI = SimpleNamespace(Prequest=counting, Request=MPI.Request)
+    try:
+        for _ in range(3):
+            counting.started.clear()
+            exchange.post()
+            exchange.send()
+            exchange.wait(WAITING)
+            sent = [(dest, size) for request, dest, size in NOTED if request in counting.started]
+            assert len(sent) == plan.num_messages
+            assert len({dest for dest, _ in sent}) == len(sent)
+            assert sum(size for _, size in sent) == plan.bytes_sent(100)
+    finally:
+        neighborhood.MPI = original
+    exchange.free()
+
+
+def check_the_graph_communicator_knows_the_rows(comm, folder):
+    topology = make_topology("ba:n=12,m=2,seed=0")
+    rank_of_node = contiguous(12, comm.size)
+    plan = plan_exchange(mixing_rule(topology, "degree", np.ones(12)), rank_of_node, comm.size)[comm.rank]
+    sources, destinations, weights = connect(comm, WAITING, plan).Get_dist_neighbors()[:3]
+    listens = (topology.adjacency.toarray() > 0)[rank_of_node == comm.rank].any(axis=0)
+    expected = {rank: int(listens[rank_of_node == rank].sum()) for rank in range(comm.size) if rank != comm.rank}
+    assert dict(zip(sources, weights[0], strict=True)) == {rank: rows for rank, rows in expected.items() if rows}
+    assert sorted(destinations) == sorted(sources)  # the graph is undirected
+
+
+def check_consensus_is_the_distance_to_the_mean(comm, folder):
+    for num_nodes, num_columns in ((5, 10), (7, 70_000)):
+        rank_of_node = contiguous(num_nodes, comm.size)
+        own = np.flatnonzero(rank_of_node == comm.rank)
+        consensus = Consensus(comm, rows_of(own, num_columns), num_nodes)
+        consensus.start()
+        distance = consensus.finish(WAITING)
+        columns = consensus.coordinates.numpy()
+        assert len(columns) == min(num_columns, 65_536) == len(np.unique(columns))
+        everyone = rows_of(np.arange(num_nodes), num_columns).double().numpy()[:, columns]
+        expected = np.square(everyone - everyone.mean(axis=0)).sum(axis=1)
+        np.testing.assert_allclose(distance, expected[own], rtol=1e-6)
+        np.save(folder / f"consensus-{num_nodes}-{comm.rank}.npy", distance)
+
+
+def check_consensus_of_what_is_no_number(comm, folder):
+    for bad in (float("nan"), float("inf"), 1e30):
+        rows = allocate_rows(1, 8, CPU)
+        rows[0, 3] = bad if comm.rank == comm.size - 1 else 0.0
+        consensus = Consensus(comm, rows, comm.size)
+        consensus.start()
+        assert np.isposinf(consensus.finish(WAITING)).all()
+
+
+def check_metrics_arrive_by_node_and_rank(comm, folder):
+    rank_of_node = np.arange(7) % comm.size  # not contiguous: nodes must be put in order
+    own = np.flatnonzero(rank_of_node == comm.rank)
+    metrics = MetricsGather(comm, rank_of_node, 2, 3)
+    for round in range(4):
+        of_nodes = np.stack([own + 100.0 * round, own * 0.5], axis=1)
+        gathered = metrics.gather(WAITING, of_nodes, np.full(3, comm.rank + round))
+        if comm.rank == 0:
+            nodes, ranks = gathered
+            np.testing.assert_array_equal(nodes, np.stack([np.arange(7) + 100.0 * round, np.arange(7) * 0.5], axis=1))
+            np.testing.assert_array_equal(ranks, np.repeat(np.arange(comm.size)[:, None] + round, 3, axis=1))
+        else:
+            assert gathered is None
+    metrics.free(WAITING)
+
+
+def check_shards_reach_their_nodes(comm, folder):
+    config = Config(topology="ba:n=8,m=2,seed=0", output=str(folder / "unwritten.h5"), ood_node=(3,))
+    experiment = decide(config, comm.size) if comm.rank == 0 else None
+    briefing = brief(comm, WAITING, experiment)
+    train, test = load_digits(Path(), False)
+    dealt = partition(train.labels, 8, 10, sample_alpha=1000.0, label_alpha=1000.0, seed=0)
+    starts = np.cumsum([0, *(briefing.shards["num_clean"] + briefing.shards["num_ood"])])
+    for position, node in enumerate(briefing.plan.own):
+        part = slice(starts[position], starts[position + 1])
+        images, labels = briefing.shards["images"][part], briefing.shards["labels"][part]
+        assert sorted(map(bytes, images)) == sorted(map(bytes, train.images[dealt[node]]))
+        assert sorted(labels) == sorted(train.labels[dealt[node]])
+        assert (briefing.shards["num_ood"][position] > 0) == (node == 3)
+    assert sorted(map(bytes, briefing.test["images"])) == sorted(map(bytes, test.images))
+
+
+def check_a_round_without_training_is_the_dense_product(comm, folder):
+    """The whole round, from the briefing to the mixed X, against W @ X in float64."""
+    config = Config(topology="ba:n=9,m=2,seed=0", no_train=True, init="independent", test_samples=50, rounds=1)
+    experiment = decide(config, comm.size) if comm.rank == 0 else None
+    rounds = Rounds(config, comm, WAITING, brief(comm, WAITING, experiment), CPU)
+    before = {int(node): row.double().tolist() for node, row in zip(rounds.nodes.own, rounds.parameters, strict=True)}
+    everyone = comm.allgather(before)
+    initial = np.array([row for _, row in sorted(item for part in everyone for item in part.items())])
+    assert len(np.unique(initial[:, 0])) == 9  # independent starts
+    rounds._play_round(1)
+    expected = mixing_matrix(make_topology(config.topology), "degree").toarray() @ initial
+    np.testing.assert_allclose(rounds.parameters.numpy(), expected[rounds.nodes.own], rtol=1e-5, atol=1e-7)
+    rounds._free()
+
+
+def check_experiments_run(comm, folder):
+    """Only runs them: the logs are compared between numbers of ranks by the test that launched this."""
+    if comm.rank == 0:
+        write_failing_links(folder)
+    comm.Barrier()
+    for name in EXPERIMENTS:
+        path = Simulation(experiment_config(name, folder), comm).run()
+        assert path == folder / f"{name}.h5"
+
+
+def check_wrong_input_is_every_ranks_exception(comm, folder):
+    for options, words in (
+        ({"topology": "ba:n=3,m=5"}, "m < n"),
+        ({"output": str(folder / "default.h5")}, "exists already"),
+        ({"device": "xpu"}, "torch finds none here"),
+    ):
+        if options.get("device") == "xpu" and torch.xpu.is_available():
+            continue
+        try:
+            Simulation(Config(**({"output": str(folder / "never.h5"), "quiet": True} | options)), comm).run()
+        except InputError as error:
+            assert words in str(error)
+        else:
+            raise AssertionError(f"no error for {options}")
+    assert not (folder / "never.h5").exists()
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
+
+
+def main():
+    comm, folder = MPI.COMM_WORLD, Path(sys.argv[1])
+    chosen = sys.argv[2:] or list(CHECKS)
+    torch.set_num_threads(1)
+    results = {}
+    for name in chosen:
+        failure = ""
+        try:
+            CHECKS[name](comm, folder)
+        except BaseException:
+            failure = f"rank {comm.rank}:\n{traceback.format_exc()}"
+        results[name] = [text for text in comm.allgather(failure) if text]
+        if comm.rank == 0:
+            (folder / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What needs several ranks: each check of mpi_session.py at 1, 2 and 3 ranks, and the same bits at 1, 2, 3 and 5."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import h5py
+import mpi_session
+import numpy as np
+import pytest
+
+SESSION = Path(mpi_session.__file__)
+SIZES = (1, 2, 3)
+# What depends on the clock, on the placement, or names the file.
+NOT_RESULTS = {"rank", "rank_of_node", "bytes_sent"}
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
+    """Run the session at a number of ranks, once; return its folder and each check's failures."""
+
+    @cache
+    def run(size, *checks):
+        folder = tmp_path_factory.mktemp(f"ranks-{size}-")
+        finished = subprocess.run(
+            ["mpiexec", "-n", str(size), sys.executable, SESSION, folder, *checks],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return folder, json.loads((folder / "results.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("check", mpi_session.CHECKS)
+def test_check(launch, check, size):
+    _, results = launch(size)
+    assert not results[check], "\n".join(results[check])
+
+
+def results_of(path):
+    with h5py.File(path) as log:
+        return {name: log[name][:] for name in log if name not in NOT_RESULTS and not name.endswith("_seconds")} | {
+            "status": log.attrs["status"]
+        }
+
+
+@pytest.mark.parametrize("experiment", mpi_session.EXPERIMENTS)
+def test_any_number_of_ranks_gives_the_same_bits(launch, experiment):
+    folders = [launch(1)[0], launch(2)[0], launch(3)[0], launch(5, "experiments_run")[0]]
+    first, *others = [results_of(folder / f"{experiment}.h5") for folder in folders]
+    assert first["status"] == "complete"
+    assert first["iid_accuracy"].shape[0] == 5
+    assert len(np.unique(first["train_loss"])) == first["train_loss"].size  # the nodes did train, each on its own
+    for other in others:
+        assert other.keys() == first.keys()
+        for name, values in first.items():
+            np.testing.assert_array_equal(other[name], values, err_msg=name)
+
+
+def test_consensus_has_the_same_bits_at_any_number_of_ranks(launch):
+    for num_nodes in (5, 7):
+        whole = [
+            np.concatenate([np.load(folder / f"consensus-{num_nodes}-{rank}.npy") for rank in range(size)])
+            for size, folder in ((size, launch(size)[0]) for size in SIZES)
+        ]
+        np.testing.assert_array_equal(whole[1], whole[0])
+        np.testing.assert_array_equal(whole[2], whole[0])
+
+
+def test_links_fail_and_the_log_shows_it(launch):
+    """In the first round W gives nothing along the edges that failed, about half of them, and all to who answered."""
+    folder, _ = launch(1)
+    with h5py.File(folder / "failing.h5") as log:
+        source, target, weight = (log[f"link_{part}"][:] for part in ("source", "target", "weight"))
+    lost = (weight == 0) & (source != target)
+    assert 0 < lost.sum() < len(weight) - 7
+    np.testing.assert_allclose(np.bincount(target, weights=weight), 1)
+    pairs = set(zip(source[lost], target[lost], strict=True))
+    assert pairs == {(second, first) for first, second in pairs}
