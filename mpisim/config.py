@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from mpisim.arguments import OneLineParser
 from mpisim.data.datasets import DATASETS
 from mpisim.data.ood import OOD_KINDS
 from mpisim.errors import InputError, unknown_name
@@ -122,8 +123,8 @@ class Config:
                 object.__setattr__(self, option.name, getattr(recipe, option.name))
         if self.temperature == 0:
             raise InputError("--temperature 0: must not be zero")
-        if Path(self.name).name != self.name:
-            raise InputError(f"--name {self.name}: must be a plain file name; --output takes a path")
+        if Path(self.name).name != self.name or self.name in ("", ".."):
+            raise InputError(f"--name {self.name!r}: must be a plain file name; --output takes a path")
         if self.ood_node is not None and self.ood_rank is not None:
             raise InputError("--ood-node and --ood-rank: give one of them")
         if self.overwrite and self.output is None:
@@ -151,7 +152,8 @@ def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
     if "count" in rules:
         values = value if isinstance(value, (list, tuple)) else [value]
         if not values or (rules["count"] != "+" and len(values) != rules["count"]):
-            raise InputError(f"{_flag(option.name)} {value}: takes {rules['count']} values")
+            wanted = "one value or more" if rules["count"] == "+" else f"{rules['count']} values"
+            raise InputError(f"{_flag(option.name)} {value}: takes {wanted}")
         return tuple(_checked_one(option.name, rules, each) for each in values)
     return _checked_one(option.name, rules, value)
 
@@ -159,7 +161,7 @@ def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
 def _checked_one(name: str, rules: Any, value: Any) -> Any:
     kind = rules["kind"]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         wanted = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[kind]
         raise InputError(f"{_flag(name)} {value!r}: must be {wanted}")
@@ -180,16 +182,9 @@ def _checked_one(name: str, rules: Any, value: Any) -> Any:
     return value
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (--help lists the options)")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m mpisim.run``: a flag for every option, and --config."""
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="python -m mpisim.run",
         description="Run one experiment on any number of MPI ranks and log it.",
         epilog="exit codes: 0 complete, 2 wrong input, 1 anything else",

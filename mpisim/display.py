@@ -24,20 +24,15 @@ def terminal_of_launcher() -> int | None:
     if sys.stdout.isatty():
         return _columns(sys.stdout.fileno())
     process = os.getppid()
-    while process > 1:
-        try:
-            output = Path(f"/proc/{process}/fd/1")
-            target = str(output.readlink())
-            if target.startswith(("/dev/pts/", "/dev/tty")):
-                with output.open("rb") as terminal:
-                    return _columns(terminal.fileno())
+    try:
+        while process > 1:
             name, _, after = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")
-            # The launcher decides. What is above it, a shell or a batch system, prints to somewhere else.
             if "mpiexec" in name or "mpirun" in name:
-                return None
+                with Path(f"/proc/{process}/fd/1").open("rb") as output:
+                    return _columns(output.fileno()) if output.isatty() else None
             process = int(after.split()[1])
-        except (OSError, ValueError):
-            return None
+    except (OSError, ValueError):  # no Linux, or the launcher is somebody else's or on another host
+        return None
     return None
 
 
@@ -49,11 +44,13 @@ def plain_seconds(seconds: float) -> str:
     """Return a duration for people.
 
     >>> plain_seconds(0.25), plain_seconds(75), plain_seconds(4000)
-    ('0.2 s', '1 min 15 s', '1 h 07 min')
+    ('0.2 s', '1 min 15 s', '1 h 06 min')
     """
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 

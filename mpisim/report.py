@@ -5,22 +5,22 @@ Needs neither MPI nor torch, and works on a log whose run goes on.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from mpisim.analysis.summary import as_text, summarize
+from mpisim.arguments import OneLineParser
 from mpisim.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mpisim.report", description="Look at the logs of runs.")
+    parser = OneLineParser(prog="python -m mpisim.report", description="Look at the logs of runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     summary = commands.add_parser("summary", help="how each run ended, and where its time went")
     summary.add_argument("logs", nargs="+", metavar="LOG")
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
         for path in options.logs:
             found = summarize(path)
             print(f"{found.path}: {found.title} ({found.status})")

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mpisim"
 FLOORS = [
     ["__init__"],
     ["errors"],
-    ["streams"],
+    ["arguments", "streams"],
     ["graphs", "ranks"],
     ["data", "models"],
     ["learning"],

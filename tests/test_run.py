@@ -185,8 +185,14 @@ WRONG = {
         "has one training sample",
     ),
     "more samples than there are": (["--train-samples", "1439"], "digits has 1438"),
-    "data that is not there": (["--dataset", "mnist", "--no-download"], "MNIST is not on disk"),
-    "truncated data": (["--dataset", "mnist", "--data-dir", "stub", "--no-download"], "is missing, truncated or not"),
+    "data that is not there": (
+        ["--dataset", "mnist", "--no-download"],
+        "MNIST: data/MNIST/raw lacks train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images",
+    ),
+    "truncated data": (
+        ["--dataset", "mnist", "--data-dir", "stub", "--no-download"],
+        "a file is truncated or not MNIST",
+    ),
     "an output that exists": (["--output", "key.toml"], "key.toml: exists already"),
     "an output that is a folder": (["--output", "stub"], "is a folder"),
     "an output below a file": (["--output", "key.toml/a/log.h5"], "is not a folder"),

@@ -27,6 +27,7 @@ def open_log(path: str | Path) -> xarray.Dataset:
         If the file is not there, or is no log of mpisim, or xarray or h5netcdf is not installed.
     """
     try:
+        import h5netcdf  # noqa: F401 (xarray's engine for this kind of file)
         import xarray
     except ModuleNotFoundError as error:
         raise InputError("open_log needs xarray and h5netcdf: pip install 'mpisim[report]'") from error

@@ -6,7 +6,9 @@ Only rank 0 loads. Images stay what the files hold, uint8; ranks normalise them 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,51 +84,62 @@ def load_digits(data_dir: Path, download: bool) -> tuple[Images, Images]:  # noq
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
         table = np.loadtxt(path, delimiter=",", dtype=np.int64)  # 64 pixels and the label on each row
-    except OSError as error:
+    except (OSError, EOFError, ValueError) as error:
         raise InputError(f"dataset 'digits': {path} is missing or broken: reinstall scikit-learn") from error
     everything = Images(table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1])
     is_test = np.arange(len(everything)) % 5 == 4
     return everything.take(np.flatnonzero(~is_test)), everything.take(np.flatnonzero(is_test))
 
 
+RAW_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+
 def _from_torchvision(class_name: str) -> Callable[[Path, bool], tuple[Images, Images]]:
     def load(data_dir: Path, download: bool) -> tuple[Images, Images]:
         kind = getattr(import_torchvision().datasets, class_name)
         folder = data_dir / class_name / "raw"
-        if (data_dir / "train-images-idx3-ubyte").is_file():  # the folder itself holds the files
+        if (data_dir / RAW_FILES[0]).is_file():  # the folder itself holds the files
             folder = data_dir
             kind = type(class_name, (kind,), {"raw_folder": str(data_dir)})
-        made_before = {parent for parent in (folder, *folder.parents) if parent.exists()}
+        missing = ", ".join(name for name in RAW_FILES if not (folder / name).is_file())
+        if missing:
+            if not download:
+                raise InputError(f"{class_name}: {folder} lacks {missing}: put it there, or leave out --no-download")
+            with _nothing_left_on_failure(folder):
+                try:
+                    kind(root=data_dir, download=True)
+                except (OSError, RuntimeError, EOFError, zlib.error) as error:
+                    raise InputError(
+                        f"{class_name} could not be downloaded: put {missing} into {folder} ({_reason(error)})"
+                    ) from error
         try:
-            parts = [kind(root=data_dir, train=train, download=download) for train in (True, False)]
-        except (OSError, RuntimeError, ValueError, AssertionError, IndexError, KeyError, EOFError) as error:
-            why = _why_not_loaded(class_name, folder, download, error)
-            _remove_empty([parent for parent in (folder, *folder.parents) if parent not in made_before])
-            raise InputError(why) from error
+            parts = [kind(root=data_dir, train=train) for train in (True, False)]
+        except (OSError, RuntimeError, ValueError, TypeError, AssertionError, LookupError, EOFError) as error:
+            raise InputError(
+                f"{folder}: a file is truncated or not {class_name}'s: replace the files ({_reason(error)})"
+            ) from error
         train, test = (Images(part.data.numpy()[:, np.newaxis], part.targets.numpy()) for part in parts)
         return train, test
 
     return load
 
 
-def _why_not_loaded(class_name: str, folder: Path, download: bool, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if any(folder.glob("*-ubyte")):
-        return f"{folder}: a file is missing, truncated or not {class_name}'s: replace the files ({reason})"
-    files = f"{folder}/train-images-idx3-ubyte and the other three files of {class_name}"
-    if download:
-        return f"{class_name} could not be downloaded: put {files} in place ({reason})"
-    return f"{class_name} is not on disk: put {files} in place, or leave out --no-download"
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    """Take away the folders that a failed download made; ``folders`` has the innermost first."""
-    for folder in folders:
-        if not folder.exists():
-            continue
-        if any(folder.iterdir()):
-            return
-        folder.rmdir()
+@contextmanager
+def _nothing_left_on_failure(folder: Path) -> Iterator[None]:
+    """If what is done inside fails, take away every file and folder that it made below, or on the way to, a folder."""
+    parents = [folder, *folder.parents]
+    before = {path for path in (*parents, *folder.glob("*")) if path.exists()}
+    try:
+        yield
+    except BaseException:
+        for path in (*folder.glob("*"), *parents):
+            if path not in before and path.exists():
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 def load_dataset(name: str, data_dir: Path, download: bool) -> tuple[Images, Images]:

@@ -7,6 +7,8 @@ import numpy as np
 from mpisim.errors import InputError
 from mpisim.streams import Purpose, stream
 
+MAX_ALPHA = 1e12  # far beyond any visible difference between nodes, far below what overflows
+
 
 def sample_counts(num_samples: int, num_nodes: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
     """Return how many samples each node gets: shares ~ Dirichlet(alpha), rounded to whole samples, at least one each.
@@ -18,12 +20,12 @@ def sample_counts(num_samples: int, num_nodes: int, alpha: float, rng: np.random
     Raises
     ------
     InputError
-        If there are more nodes than samples.
+        If there are more nodes than samples, or alpha is out of range.
     """
     if num_nodes > num_samples:
         raise InputError(f"{num_nodes} nodes but only {num_samples} training samples: every node needs at least one")
-    exact = rng.dirichlet(np.full(num_nodes, alpha)) * num_samples
-    counts = np.maximum(1, np.floor(exact).astype(np.int64))
+    exact = _dirichlet(alpha, num_nodes, rng) * num_samples
+    counts: np.ndarray = np.maximum(1, np.floor(exact).astype(np.int64))
     by_remainder = np.argsort(counts - exact, kind="stable")  # whoever is owed most comes first
     lacking = num_samples - int(counts.sum())
     if lacking > 0:
@@ -37,7 +39,13 @@ def sample_counts(num_samples: int, num_nodes: int, alpha: float, rng: np.random
 
 def label_shares(num_nodes: int, num_classes: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
     """Return the share that each label has of each node's samples, shape (num_nodes, num_classes): rows ~ Dirichlet."""
-    return rng.dirichlet(np.full(num_classes, alpha), size=num_nodes)
+    return _dirichlet(alpha, num_classes, rng, size=num_nodes)
+
+
+def _dirichlet(alpha: float, count: int, rng: np.random.Generator, size: int | None = None) -> np.ndarray:
+    if not 0 < alpha <= MAX_ALPHA:
+        raise InputError(f"a Dirichlet concentration of {alpha:g}: must be above 0, and {MAX_ALPHA:g} at most")
+    return np.asarray(rng.dirichlet(np.full(count, alpha), size=size))
 
 
 def partition(
@@ -63,7 +71,7 @@ def partition(
     Raises
     ------
     InputError
-        If there are more nodes than samples.
+        If there are more nodes than samples, or an alpha is out of range.
 
     References
     ----------

@@ -6,8 +6,6 @@ import torch
 
 from mpisim.errors import InputError
 
-DEVICES = ("auto", "cpu", "cuda", "xpu")
-
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
     """Return this rank's device: ``auto`` takes an Intel GPU tile, then a CUDA GPU, then the CPU.

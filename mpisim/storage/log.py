@@ -152,7 +152,15 @@ class Log:
         round : int
             From 1.
         values : arrays by name, of the variable's shape without the dimension round
+
+        Raises
+        ------
+        ValueError
+            If a variable is missing, or there is no such variable.
         """
+        with_rounds = {name for name, variable in VARIABLES.items() if variable.dims[0] == "round"}
+        if values.keys() != with_rounds:
+            raise ValueError(f"the round lacks, or has beside the variables: {values.keys() ^ with_rounds}")
         with self._open() as file:
             position = file["round"].shape[0]
             file["round"].resize(position + 1, axis=0)

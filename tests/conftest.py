@@ -1,0 +1,44 @@
+"""What several test modules need: logs whose content is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpisim.storage.log import VARIABLES, Log
+
+
+class LogContent:
+    """Content for logs of 3 nodes on 2 ranks; every number is drawn, so that no two agree by chance."""
+
+    sizes = {"node": 3, "rank": 2, "link": 5, "label": 4}  # noqa: RUF012
+    attributes = {"title": "degree on ring:n=3, digits, seed 0", "config": json.dumps({"rounds": 4})}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+        self.static = {name: self._draw(name) for name in VARIABLES if VARIABLES[name].dims[0] != "round"}
+
+    def _draw(self, name: str) -> np.ndarray:
+        shape = tuple(self.sizes[dim] for dim in VARIABLES[name].dims if dim != "round")
+        return self._rng.random(shape) if VARIABLES[name].dtype == "f8" else self._rng.integers(0, 100, shape)
+
+    def round(self, **given: Any) -> dict[str, Any]:
+        """Return a value for every variable that has rounds."""
+        return {name: self._draw(name) for name in VARIABLES if VARIABLES[name].dims[0] == "round"} | given
+
+    def write(self, path: Path, rounds: list[dict[str, Any]], status: str = "running") -> Path:
+        """Write a log with these rounds."""
+        log = Log.create(path, self.sizes, self.static, self.attributes)
+        for number, values in enumerate(rounds, start=1):
+            log.append(number, values)
+        log.set_status(status)
+        return path
+
+
+@pytest.fixture
+def log_content() -> LogContent:
+    return LogContent()

@@ -1,0 +1,249 @@
+"""The log: what is written is read back with h5py and xarray, whole after every round; and where it came from."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray
+
+import mpisim
+from mpisim.storage.log import DIMENSIONS, VARIABLES, Log
+from mpisim.storage.provenance import git_commit, provenance
+
+STATIC = [name for name in VARIABLES if VARIABLES[name].dims[0] != "round"]
+GROWING = [name for name in VARIABLES if VARIABLES[name].dims[0] == "round"]
+
+
+def expected(content, rounds, name):
+    """Return what a variable of the log holds after these rounds."""
+    variable = VARIABLES[name]
+    if name in STATIC:
+        return content.static[name]
+    shape = tuple(content.sizes[dim] for dim in variable.dims[1:])
+    return np.array([values[name] for values in rounds], dtype=variable.dtype).reshape(len(rounds), *shape)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("num_rounds", [0, 1, 3])
+def test_h5py_reads_what_was_written(tmp_path, log_content, num_rounds):
+    rounds = [log_content.round() for _ in range(num_rounds)]
+    path = log_content.write(tmp_path / "run.h5", rounds, status="complete")
+    with h5py.File(path) as file:
+        for name, variable in VARIABLES.items():
+            np.testing.assert_array_equal(file[name], expected(log_content, rounds, name), err_msg=name)
+            assert file[name].dtype == variable.dtype
+        np.testing.assert_array_equal(file["round"], np.arange(1, num_rounds + 1))
+        assert sorted(file) == sorted([*VARIABLES, *DIMENSIONS])
+        attributes = dict(file.attrs)
+    created = attributes.pop("date_created")
+    assert created.endswith("+00:00")
+    assert attributes == log_content.attributes | {"schema": "mpisim-log", "schema_version": 1, "status": "complete"}
+
+
+@pytest.mark.parametrize("num_rounds", [0, 2])
+def test_xarray_reads_dimensions_units_and_meanings(tmp_path, log_content, num_rounds):
+    rounds = [log_content.round() for _ in range(num_rounds)]
+    path = log_content.write(tmp_path / "run.h5", rounds)
+    with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+        assert dict(dataset.sizes) == log_content.sizes | {"round": num_rounds}
+        assert {name: dataset[name].dims for name in dataset.data_vars} == {
+            name: variable.dims for name, variable in VARIABLES.items()
+        }
+        for name, variable in VARIABLES.items():
+            np.testing.assert_array_equal(dataset[name], expected(log_content, rounds, name), err_msg=name)
+            assert dataset[name].attrs["long_name"] == variable.long_name
+            assert dataset[name].attrs["units"] == variable.units
+        for name, long_name in DIMENSIONS.items():
+            first = 1 if name == "round" else 0
+            np.testing.assert_array_equal(dataset.coords[name], np.arange(dataset.sizes[name]) + first)
+            assert dataset.coords[name].attrs["long_name"] == long_name
+
+
+def test_after_every_append_all_rounds_so_far_are_in_the_file(tmp_path, log_content):
+    log = Log.create(tmp_path / "run.h5", log_content.sizes, log_content.static, log_content.attributes)
+    rounds = []
+    for round in range(1, 6):
+        rounds.append(log_content.round())
+        log.append(round, rounds[-1])
+        copy = shutil.copy(log.path, tmp_path / "copy.h5")  # what whoever kills the run now would find
+        with h5py.File(copy) as file:
+            assert file.attrs["status"] == "running"
+            assert file["round"][:].tolist() == list(range(1, round + 1))
+            for name in GROWING:
+                np.testing.assert_array_equal(file[name], expected(log_content, rounds, name), err_msg=name)
+
+
+@pytest.mark.parametrize("reader", ["h5py.File(path)", "xarray.open_dataset(path, engine='h5netcdf')"])
+def test_a_reader_that_holds_the_log_open_does_not_stop_the_run(tmp_path, log_content, reader):
+    log = Log.create(tmp_path / "run.h5", log_content.sizes, log_content.static, log_content.attributes)
+    log.append(1, log_content.round())
+    script = f"import sys, h5py, xarray; path = sys.argv[1]; held = {reader}; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(log.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        log.append(2, log_content.round())
+    with h5py.File(log.path) as file:
+        assert file["round"][:].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("folder", ["", "new/deep"])
+def test_a_log_is_alone_in_its_folder(tmp_path, log_content, folder):
+    log_content.write(tmp_path / folder / "run.h5", [log_content.round()])
+    assert names_in(tmp_path / folder) == ["run.h5"]
+
+
+def test_an_existing_file_is_refused_and_left_as_it_is(tmp_path, log_content):
+    path = tmp_path / "run.h5"
+    path.write_bytes(b"somebody's work")
+    with pytest.raises(FileExistsError):
+        log_content.write(path, [])
+    assert path.read_bytes() == b"somebody's work"
+    assert names_in(tmp_path) == ["run.h5"]
+
+
+def test_overwrite_puts_an_empty_log_in_the_old_ones_place(tmp_path, log_content):
+    path = log_content.write(tmp_path / "run.h5", [log_content.round()], status="complete")
+    Log.create(path, log_content.sizes, log_content.static, log_content.attributes, overwrite=True)
+    with h5py.File(path) as file:
+        assert len(file["round"]) == 0
+        assert file.attrs["status"] == "running"
+    assert names_in(tmp_path) == ["run.h5"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_log_that_cannot_be_made_leaves_nothing_but_the_old_one(tmp_path, log_content, overwrite):
+    if overwrite:
+        (tmp_path / "run.h5").write_bytes(b"the old one")
+    del log_content.static["degree"]
+    with pytest.raises(KeyError, match="degree"):
+        Log.create(tmp_path / "run.h5", log_content.sizes, log_content.static, {}, overwrite)
+    assert names_in(tmp_path) == (["run.h5"] if overwrite else [])
+    if overwrite:
+        assert (tmp_path / "run.h5").read_bytes() == b"the old one"
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_permissions_follow_the_umask_and_leave_it_as_it_is(tmp_path, log_content, umask, mode, overwrite):
+    before = os.umask(umask)
+    try:
+        Log.create(tmp_path / "run.h5", log_content.sizes, log_content.static, {}, overwrite)
+    finally:
+        after = os.umask(before)
+    assert after == umask
+    assert (tmp_path / "run.h5").stat().st_mode & 0o777 == mode
+
+
+# Provenance
+
+
+def test_provenance_is_text_that_says_how_the_log_was_made(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mpisim/run.py", "--rounds", "3"])
+    monkeypatch.setenv("PBS_JOBID", "1234.aurora")
+    monkeypatch.setattr("mpisim.storage.provenance.LIBRARIES", ("numpy", "h5py", "mpisim-has-no-such-library"))
+    config = {"strategy": "degree", "topology": "ring:n=8", "dataset": "digits", "seed": 7, "rounds": 3}
+    attributes = provenance(config, ["host-a", "host-b"], ["cpu", "xpu:0"], "MPICH 4.3")
+    assert all(type(value) is str for value in attributes.values())
+    assert attributes["title"] == "degree on ring:n=8, digits, seed 7"
+    assert attributes["command"] == "mpisim/run.py --rounds 3"
+    assert attributes["history"] == "made by mpisim/run.py --rounds 3"
+    assert json.loads(attributes["config"]) == config
+    assert attributes["mpisim_version"] == mpisim.__version__
+    assert attributes["python_version"] == ".".join(map(str, sys.version_info[:3]))
+    assert json.loads(attributes["library_versions"]) == {
+        "numpy": np.__version__,
+        "h5py": importlib.metadata.version("h5py"),
+        "mpisim-has-no-such-library": "unknown",
+    }
+    assert attributes["mpi_version"] == "MPICH 4.3"
+    assert json.loads(attributes["hosts"]) == ["host-a", "host-b"]
+    assert json.loads(attributes["devices"]) == ["cpu", "xpu:0"]
+    assert attributes["PBS_JOBID"] == "1234.aurora"
+
+
+def git(folder, *arguments):
+    """Run git on a repository, untouched by whoever's settings."""
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", *identity, *arguments],
+        cwd=folder,
+        env=environment | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+GIT_STATES = {
+    "on a branch": [],
+    "on a branch with a slash": [["checkout", "-b", "topic/mixing"]],
+    "detached": [["checkout", "--detach", "HEAD~1"]],
+    "packed refs": [["pack-refs", "--all"]],
+    "packed refs and a newer commit": [["pack-refs", "--all"], ["commit", "--allow-empty", "-m", "3"]],
+    "packed refs of branches with one ending": [["branch", "a/main", "HEAD~1"], ["pack-refs", "--all"]],
+    "packed annotated tags": [["tag", "-a", "v1", "-m", "v1"], ["pack-refs", "--all"]],
+}
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Return a repository with two commits on the branch main."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    git(folder, "symbolic-ref", "HEAD", "refs/heads/main")
+    for message in ("1", "2"):
+        git(folder, "commit", "--allow-empty", "-m", message)
+    return folder
+
+
+@pytest.mark.parametrize("commands", GIT_STATES.values(), ids=GIT_STATES)
+def test_the_commit_of_a_checkout_is_the_one_that_git_says(repository, commands):
+    for command in commands:
+        git(repository, *command)
+    assert git_commit(repository) == git(repository, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("how", [["-b", "topic"], ["--detach"]])
+def test_the_commit_of_a_worktree_is_its_own(repository, packed, how):
+    worktree = repository.parent / "worktree"
+    git(repository, "worktree", "add", *how, str(worktree), "HEAD~1")
+    if packed:
+        git(repository, "pack-refs", "--all")
+    commit = git_commit(worktree)
+    assert commit == git(worktree, "rev-parse", "HEAD")
+    assert commit != git_commit(repository)
+
+
+def test_where_there_is_no_commit_there_is_none(repository, tmp_path):
+    assert git_commit(tmp_path / "not there") is None
+    (tmp_path / "plain").mkdir()
+    assert git_commit(tmp_path / "plain") is None
+    git(repository, "checkout", "--orphan", "unborn")
+    assert git_commit(repository) is None
+    git(repository, "pack-refs", "--all")
+    assert git_commit(repository) is None
+
+
+def test_the_log_names_the_commit_that_mpisim_is_at(repository, monkeypatch):
+    (repository / "mpisim").mkdir()
+    monkeypatch.setattr(mpisim, "__file__", str(repository / "mpisim" / "__init__.py"))
+    config = {"strategy": "degree", "topology": "ring:n=8", "dataset": "digits", "seed": 7}
+    assert provenance(config, [], [], "")["git_commit"] == git(repository, "rev-parse", "HEAD")
+    shutil.rmtree(Path(repository) / ".git")
+    assert provenance(config, [], [], "")["git_commit"] == ""

@@ -1,0 +1,67 @@
+"""The summary has the figures that one computes from the log by hand."""
+
+import numpy as np
+import pytest
+
+from mpisim.analysis.summary import as_text, summarize
+
+NONE = np.full(3, np.nan)
+
+
+def seconds(**of_ranks):
+    """Return the seconds of each part for both ranks, zero where not given."""
+    parts = ("train", "test", "exchange", "mix", "log")
+    return {f"{part}_seconds": np.array(of_ranks.get(part, [0.0, 0.0])) for part in parts}
+
+
+@pytest.fixture
+def three_rounds(log_content):
+    return [
+        log_content.round(iid_accuracy=[0.0, 0.2, 0.4], ood_accuracy=[0, 0, 0], **seconds(train=[1, 3], log=[0.5, 0])),
+        log_content.round(iid_accuracy=[0.5, 0.5, 0.5], ood_accuracy=[0, 0, 1], **seconds(train=[2, 2], mix=[0, 0.25])),
+        log_content.round(iid_accuracy=[0.9, 0.7, 0.8], ood_accuracy=[0.5, 0, 1], **seconds(test=[1, 1])),
+    ]
+
+
+def test_a_summary_has_the_figures_computed_by_hand(tmp_path, log_content, three_rounds):
+    path = log_content.write(tmp_path / "run.h5", three_rounds, status="complete")
+    summary = summarize(path)
+    assert (summary.path, summary.status) == (str(path), "complete")
+    assert summary.title == "degree on ring:n=3, digits, seed 0"
+    assert (summary.num_rounds, summary.wanted_rounds) == (3, 4)
+    assert summary.accuracy == pytest.approx({"iid": 0.8, "ood": 0.5})
+    assert summary.lowest == {"iid": 0.7, "ood": 0.0}
+    assert summary.highest == {"iid": 0.9, "ood": 1.0}
+    # Over nodes: (0 + 2·0.5 + 0.9)/4, (0.2 + 1 + 0.7)/4, (0.4 + 1 + 0.8)/4; and 0.5/4, 0, (2 + 1)/4.
+    assert summary.auc == pytest.approx({"iid": (1.9 + 1.9 + 2.2) / 12, "ood": 3.5 / 12})
+    # Over ranks: training (3 + 5)/2, tests (1 + 1)/2, …
+    assert summary.seconds == {"train": 4.0, "test": 1.0, "exchange": 0.0, "mix": 0.125, "log": 0.25}
+
+
+def test_its_text_is_a_table_with_every_number_under_its_heading(tmp_path, log_content, three_rounds):
+    text = as_text(summarize(log_content.write(tmp_path / "run.h5", three_rounds)))
+    assert text.splitlines() == [
+        "     accuracy  lowest node  highest node    AUC",
+        "IID     0.800        0.700         0.900  0.500",
+        "OOD     0.500        0.000         1.000  0.292",
+        "3 of 4 rounds in 5.4 s a rank: train 4.0, test 1.0, exchange 0.0, mix 0.1, log 0.2",
+    ]
+
+
+def test_a_run_without_ood_has_dashes_for_it(tmp_path, log_content):
+    rounds = [log_content.round(iid_accuracy=[0.25, 0.5, 0.75], ood_accuracy=NONE, **seconds())]
+    summary = summarize(log_content.write(tmp_path / "run.h5", rounds))
+    assert summary.accuracy["iid"] == summary.auc["iid"] == 0.5
+    ood = (summary.accuracy, summary.auc, summary.lowest, summary.highest)
+    assert np.isnan([figures["ood"] for figures in ood]).all()
+    assert as_text(summary).splitlines()[2].split() == ["OOD", "–", "–", "–", "–"]
+
+
+def test_a_log_without_rounds_has_no_figures_and_no_warning(tmp_path, log_content):
+    summary = summarize(log_content.write(tmp_path / "run.h5", []))
+    assert (summary.status, summary.num_rounds, summary.wanted_rounds) == ("running", 0, 4)
+    for figures in (summary.accuracy, summary.auc, summary.lowest, summary.highest):
+        assert np.isnan([figures["iid"], figures["ood"]]).all()
+    assert set(summary.seconds.values()) == {0.0}
+    assert as_text(summary).splitlines()[1].split() == ["IID", "–", "–", "–", "–"]
+    assert as_text(summary).splitlines()[3].startswith("0 of 4 rounds in 0.0 s")

@@ -1,0 +1,127 @@
+"""Local training gives what torch's own optimizer objects give in a plain loop, and changes one row of X alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mpisim.data.shards import Samples
+from mpisim.learning.parameters import BoundModel, allocate_rows
+from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, train_node
+
+NUM_SAMPLES, BATCH_SIZE = 23, 5  # the last batch has 3 samples
+SHARD = Samples(
+    torch.randn(NUM_SAMPLES, 1, 2, 3, generator=torch.Generator().manual_seed(1)), torch.arange(NUM_SAMPLES) % 4
+)
+SHUFFLED = [torch.randperm(NUM_SAMPLES, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+CASES = [
+    OptimizerSettings(name="sgd", lr=0.3),
+    OptimizerSettings(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01),
+    OptimizerSettings(name="adam", lr=0.01),
+    OptimizerSettings(name="adam", lr=0.01, betas=(0.5, 0.9), weight_decay=0.1),
+    OptimizerSettings(name="adamw", lr=0.01, betas=(0.8, 0.99), weight_decay=0.1),
+]
+
+
+def make_model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))
+
+
+def optimizer_object(settings, parameters):
+    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "foreach": True}
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
+    return kind(parameters, betas=settings.betas, **common)
+
+
+def plain_loop(row, optimizer, orders):
+    """Train a row the way torch's documentation does; return the mean loss over samples."""
+    bound = BoundModel(make_model())  # a row like the other: the same alignment makes the same bits
+    bound.bind(row)
+    optimizer = optimizer(list(bound.module.parameters()))
+    total = 0.0
+    for order in orders:
+        for start in range(0, NUM_SAMPLES, BATCH_SIZE):
+            # A view where the order is the shard's: a batch's alignment, too, shows in the bits.
+            batch = slice(start, start + BATCH_SIZE) if order is None else order[start : start + BATCH_SIZE]
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(bound.module(SHARD.inputs[batch]), SHARD.labels[batch])
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(SHARD.labels[batch])
+    return total / (NUM_SAMPLES * len(orders))
+
+
+@pytest.fixture
+def rows():
+    """Return X with four nodes, every one with its own model."""
+    torch.manual_seed(0)
+    model = BoundModel(make_model())
+    rows = allocate_rows(4, model.layout.num_columns, torch.device("cpu"))
+    for row in rows:
+        model.read(make_model(), row)
+    return rows
+
+
+def train(row, settings, orders):
+    return train_node(BoundModel(make_model()), row, SHARD, settings, BATCH_SIZE, orders)
+
+
+def test_every_optimizer_has_a_case():
+    assert {settings.name for settings in CASES} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+@pytest.mark.parametrize("orders", [[None], [None] * 3, SHUFFLED], ids=["one epoch", "three epochs", "shuffled"])
+def test_training_equals_the_plain_loop_with_an_optimizer_object(rows, settings, orders):
+    rows[1] = rows[2]
+    loss = train(rows[1], settings, orders)
+    expected = plain_loop(rows[2], lambda parameters: optimizer_object(settings, parameters), orders)
+    np.testing.assert_array_equal(rows[1].numpy(), rows[2].numpy())
+    assert loss == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("settings", CASES[1:], ids=str)
+def test_the_optimizers_state_is_new_in_each_round(rows, settings):
+    rows[1:] = rows[0]
+    for _ in range(2):
+        train(rows[0], settings, [None])
+        plain_loop(rows[1], lambda parameters: optimizer_object(settings, parameters), [None])
+    np.testing.assert_array_equal(rows[0].numpy(), rows[1].numpy())
+    train(rows[2], settings, [None, None])  # state kept from the first epoch to the second
+    assert not np.allclose(rows[0].numpy(), rows[2].numpy(), rtol=1e-3)
+
+
+def test_training_changes_its_row_and_neither_other_rows_nor_the_shard(rows):
+    before, inputs, labels = rows.clone(), SHARD.inputs.clone(), SHARD.labels.clone()
+    train(rows[1], CASES[1], SHUFFLED)
+    assert [torch.equal(row, old) for row, old in zip(rows, before, strict=True)] == [True, False, True, True]
+    assert torch.equal(SHARD.inputs, inputs)
+    assert torch.equal(SHARD.labels, labels)
+
+
+def test_a_model_last_used_for_tests_trains_in_training_mode(rows):
+    model = BoundModel(nn.Sequential(make_model(), nn.Dropout(1.0)))  # in training, every logit is dropped: loss log 4
+    model.module.eval()
+    assert train_node(model, rows[0], SHARD, CASES[0], BATCH_SIZE, [None]) == pytest.approx(np.log(4), rel=1e-6)
+
+
+def test_training_imports_no_compiler():
+    script = """
+import sys, torch
+from mpisim.data.shards import Samples
+from mpisim.learning.parameters import BoundModel, allocate_rows
+from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, train_node
+model = BoundModel(torch.nn.Linear(2, 2))
+rows = allocate_rows(1, 6, torch.device("cpu"))
+for name in OPTIMIZERS:
+    shard = Samples(torch.ones(3, 2), torch.tensor([0, 1, 0]))
+    train_node(model, rows[0], shard, OptimizerSettings(name=name, lr=0.1), 2, [None])
+print(bool(rows.any()), "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
