@@ -31,8 +31,8 @@ def _option(group: str, default: Any, kind: type, help_text: str, **more: Any) -
     Parameters
     ----------
     kind : type of the value, or of each of the values where ``count`` is given ("+" or a number)
-    more : ``choices`` (names); ``least`` (may be equal), ``above``, ``below`` (may not); ``count``; ``recipe`` (the
-        data set gives the default)
+    more : ``choices`` (names); ``least``, ``most`` (may be equal), ``above``, ``below`` (may not); ``count``;
+        ``recipe`` (the data set gives the default)
     """
     return field(default=default, metadata={"group": group, "kind": kind, "help": help_text, **more})
 
@@ -48,7 +48,9 @@ class Config:
     """
 
     name: str = _option("run", "run", str, "the run's name: the log is results/NAME.h5, or NAME-2, … if that is taken")
-    output: str | None = _option("run", None, str, "the log, in place of results/NAME.h5; must not exist")
+    output: str | None = _option(
+        "run", None, str, "the log, in place of results/NAME.h5; a new file, or a log with --overwrite"
+    )
     seed: int = _option("run", 0, int, "of everything that is drawn", least=0)
     rounds: int = _option("run", 20, int, "rounds: local training of every node, then one aggregation", least=1)
     epochs: int = _option("run", 5, int, "epochs of local training in each round", least=1)
@@ -73,13 +75,34 @@ class Config:
     label_alpha: float = _option("data", 1000.0, float, "Dirichlet concentration of the nodes' labels", above=0)
     sample_alpha: float = _option("data", 1000.0, float, "Dirichlet concentration of the nodes' shard sizes", above=0)
 
+    data_placement: str = _option(
+        "data",
+        "random",
+        str,
+        "where the large shards are: anywhere, or at the most central nodes",
+        choices=("random", "degree", "betweenness"),
+    )
+    data_placement_offset: int = _option("data", 0, int, "how many nodes down that order the largest is", least=0)
+    tinymem_tasks: str = _option("data", "even", str, "coefficients of tinymem", choices=("even", "prime"))
+    tinymem_operation: str = _option("data", "multiply", str, "what they do", choices=("multiply", "sum"))
+    tinymem_modulo: int = _option("data", 16_381, int, "of tinymem's numbers", least=1, most=2**31)
+    tinymem_length: int = _option("data", 20, int, "numbers in a sequence", least=1, most=10_000)
+    tinymem_context: int = _option("data", 150, int, "tokens in a sequence", least=4, most=100_000)
+    tinymem_examples: int = _option("data", 33_000, int, "sequences of each task", least=2, most=10_000_000)
+    tinymem_tests: int = _option("data", 1_000, int, "of them for testing", least=1)
+
     ood: str = _option(
         "OOD", "trigger", str, "what is out of distribution at the OOD nodes", choices=["none", *OOD_KINDS]
     )
     ood_node: tuple[int, ...] | None = _option("OOD", None, int, "the OOD nodes", count="+", least=0)
-    ood_rank: int | None = _option("OOD", None, int, "or the node of the K-th highest degree (1)", least=1)
+    ood_rank: int | None = _option("OOD", None, int, "or one node, by its degree: 1 is the highest (1)", least=1)
     ood_fraction: float = _option(
         "OOD", 0.1, float, "share of an OOD node's samples, and of the test set, that is OOD", above=0, below=1
+    )
+
+    trigger_position: str = _option("OOD", "corner", str, "where the trigger is", choices=("corner", "random"))
+    trigger_label: str = _option(
+        "OOD", "zero", str, "the label of an image with the trigger: 0, or the next one", choices=("zero", "shift")
     )
 
     model: str | None = _option("learning", None, str, "what every node trains", recipe=True)
@@ -88,9 +111,9 @@ class Config:
     optimizer: str | None = _option(
         "learning", None, str, "sgd, adam or adamw; its state is new each round", recipe=True
     )
-    lr: float | None = _option("learning", None, float, "learning rate", recipe=True, above=0)
+    lr: float | None = _option("learning", None, float, "learning rate", recipe=True, above=0, most=1e30)
     momentum: float = _option("learning", 0.0, float, "of sgd", least=0, below=1)
-    weight_decay: float = _option("learning", 0.0, float, "L2 penalty (decoupled for adamw)", least=0)
+    weight_decay: float = _option("learning", 0.0, float, "L2 penalty (decoupled for adamw)", least=0, most=1e30)
     betas: tuple[float, ...] = _option("learning", (0.9, 0.999), float, "of adam and adamw", count=2, least=0, below=1)
     shuffle: bool = _option(
         "learning", False, bool, "train in a new order each epoch (the OOD samples then lie anywhere)"
@@ -98,7 +121,9 @@ class Config:
     no_train: bool = _option("learning", False, bool, "only mix the initial models")
 
     device: str = _option("execution", "auto", str, "what each rank computes on", choices=DEVICES)
-    threads: int | None = _option("execution", None, int, "per rank; by default the host's cores / its ranks", least=1)
+    threads: int | None = _option(
+        "execution", None, int, "per rank; by default the host's cores / its ranks", least=1, most=1024
+    )
 
     overwrite: bool = _option("keeping", False, bool, "replace the log given with --output")
     dry_run: bool = _option("keeping", False, bool, "print the plan and stop")
@@ -111,7 +136,7 @@ class Config:
         # Registries that need torch are asked only about names that no recipe vouches for: a rank 0 that reads its
         # options without torch finds most mistakes before 24 ranks have paid for their imports.
         if self.model not in (None, recipe.model):
-            from mpisim.models.vision import MODELS
+            from mpisim.models.catalog import MODELS
 
             _known("model", str(self.model), MODELS)
         if self.optimizer not in (None, recipe.optimizer):
@@ -121,8 +146,8 @@ class Config:
         for option in dataclasses.fields(self):
             if option.metadata.get("recipe") and getattr(self, option.name) is None:
                 object.__setattr__(self, option.name, getattr(recipe, option.name))
-        if self.temperature == 0:
-            raise InputError("--temperature 0: must not be zero")
+        if self.temperature == 0 or not math.isfinite(1 / self.temperature):
+            raise InputError(f"--temperature {self.temperature:g}: must not be zero, nor nearly")
         if Path(self.name).name != self.name or self.name in ("", ".."):
             raise InputError(f"--name {self.name!r}: must be a plain file name; --output takes a path")
         if self.ood_node is not None and self.ood_rank is not None:
@@ -173,6 +198,7 @@ def _checked_one(name: str, rules: Any, value: Any) -> Any:
         raise InputError(f"{_flag(name)} {value}: is too large")
     bounds: dict[str, tuple[Callable[[Any], bool], str]] = {
         "least": (lambda bound: value >= bound, "must be {} or more"),
+        "most": (lambda bound: value <= bound, "must be {:g} at most"),
         "above": (lambda bound: value > bound, "must be above {}"),
         "below": (lambda bound: value < bound, "must be below {}"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,8 @@ def terminal_of_launcher() -> int | None:
         return _columns(sys.stdout.fileno())
     process = os.getppid()
     try:
+        if not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):  # a file, then: nobody reads along
+            return None
         while process > 1:
             name, _, after = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")
             if "mpiexec" in name or "mpirun" in name:
@@ -90,8 +93,12 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line."""
-        if not self.quiet:
+        if self.quiet:
+            return
+        try:
             print(text, flush=True)
+        except OSError:  # nobody listens any more, or a disk is full: no reason to lose a run
+            self.quiet = True
 
     def plan(self, rows: list[tuple[str, str]]) -> None:
         """Print the plan: a name and a text on each row."""

@@ -5,6 +5,7 @@ Everything that can be wrong with the user's input is found here, while nothing 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ import torch
 from torch import nn
 
 from mpisim.config import Config
-from mpisim.data.datasets import DATASETS, Dataset, Images, load_dataset
-from mpisim.data.ood import TRIGGER_LABEL, OodSplit, split_shard, split_test
-from mpisim.data.partition import partition
+from mpisim.data.datasets import Dataset, Labeled
+from mpisim.data.ood import OodSplit
+from mpisim.dealing import choose_ood_nodes, dataset_of, deal, load, ood_change
 from mpisim.errors import InputError
 from mpisim.exchange.neighborhood import ExchangePlan, plan_exchange
 from mpisim.graphs.centrality import betweenness_centrality
@@ -25,10 +26,12 @@ from mpisim.graphs.mixing import MixingRule, mixing_rule
 from mpisim.graphs.placement import contiguous
 from mpisim.graphs.topology import Topology
 from mpisim.learning.parameters import StateLayout
-from mpisim.models.vision import MODELS
+from mpisim.models import catalog
+from mpisim.storage.log import is_log
 
 # Betweenness takes (nodes × edges) steps: a few seconds here. A log of more nodes has it only if the strategy needs it.
 MAX_NODES_FOR_BETWEENNESS = 1_000
+LONGEST_NAME = 200  # file systems take 255 bytes; what a log is written to first has a longer name
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Experiment:
     config: Config
     topology: Topology
     rule: MixingRule
-    train: Images
-    test: Images
+    train: Labeled
+    test: Labeled
     shards: list[OodSplit]
     test_split: OodSplit
     ood_nodes: list[int]
@@ -73,21 +76,28 @@ class Experiment:
             "node": self.topology.num_nodes,
             "rank": self.num_ranks,
             "link": len(self.rule.indices),
-            "label": DATASETS[self.config.dataset].num_classes,
+            "label": dataset_of(self.config).num_classes,
         }
 
     def log_variables(self) -> dict[str, np.ndarray]:
         """Return the variables of the log that no round changes."""
         num_nodes, config = self.topology.num_nodes, self.config
-        num_classes = DATASETS[config.dataset].num_classes
-        if num_nodes <= MAX_NODES_FOR_BETWEENNESS or config.strategy == "betweenness":
+        num_classes = dataset_of(config).num_classes
+        if num_nodes <= MAX_NODES_FOR_BETWEENNESS or config.strategy.startswith("betweenness"):
             betweenness = betweenness_centrality(self.topology)
         else:
             betweenness = np.full(num_nodes, np.nan)
+        labels, change = self.train.labels, ood_change(config)
         label_counts = np.array(
-            [np.bincount(self.train.labels[shard.clean], minlength=num_classes) for shard in self.shards]
+            [
+                np.bincount([*labels[shard.clean], *change.relabel(labels[shard.ood])], minlength=num_classes)
+                for shard in self.shards
+            ]
         )
-        label_counts[:, TRIGGER_LABEL] += [len(shard.ood) for shard in self.shards]
+        if self.rule.similarity:  # W follows from the trained models
+            link_weight = np.full(len(self.rule.indices), np.nan)
+        else:
+            link_weight = self.rule.weights(config.seed, 1, 1 / config.temperature)
         return {
             "degree": self.topology.degrees,
             "betweenness": betweenness,
@@ -97,7 +107,7 @@ class Experiment:
             "label_counts": label_counts,
             "link_target": np.repeat(np.arange(num_nodes), np.diff(self.rule.indptr)),
             "link_source": self.rule.indices,
-            "link_weight": self.rule.weights(config.seed, 1, config.temperature),
+            "link_weight": link_weight,
         }
 
 
@@ -112,32 +122,13 @@ def decide(config: Config, num_ranks: int) -> Experiment:
     check_output(config)
     topology = make_topology(config.topology)
     ood_nodes = choose_ood_nodes(config, topology)
-    train, test = _load(config)
-    dataset = DATASETS[config.dataset]
-    dealt = partition(
-        train.labels,
-        topology.num_nodes,
-        dataset.num_classes,
-        sample_alpha=config.sample_alpha,
-        label_alpha=config.label_alpha,
-        seed=config.seed,
-    )
-    nothing = np.array([], dtype=np.int64)
-    shards = [OodSplit(samples, nothing) for samples in dealt]
-    test_split = OodSplit(np.arange(len(test)), nothing)
-    if ood_nodes:
-        if len(test) < 2:
-            raise InputError("--test-samples 1: one sample cannot be both IID and OOD test set: take 2 or more")
-        test_split = split_test(test.labels, config.ood_fraction, config.seed)
-    for node in ood_nodes:
-        if len(dealt[node]) < 2:
-            raise InputError(f"OOD node {node} has one training sample: none is left to be OOD: use more samples")
-        shards[node] = split_shard(train.labels, dealt[node], config.ood_fraction, config.seed, node)
+    train, test = load(config)
+    shards, test_split = deal(config, topology, ood_nodes, train, test)
     rule = mixing_rule(topology, config.strategy, _num_samples(shards), config.normalize)
     rank_of_node = contiguous(topology.num_nodes, num_ranks)
     plans = plan_exchange(rule, rank_of_node, int(rank_of_node.max()) + 1)
     with torch.device("meta"):  # shapes without memory
-        num_columns = StateLayout.of(make_model(config, dataset)).num_columns
+        num_columns = StateLayout.of(make_model(config, dataset_of(config))).num_columns
     return Experiment(
         config, topology, rule, train, test, shards, test_split, ood_nodes, rank_of_node, plans, num_columns
     )
@@ -145,41 +136,7 @@ def decide(config: Config, num_ranks: int) -> Experiment:
 
 def make_model(config: Config, dataset: Dataset) -> nn.Module:
     """Return a new model of the kind that the options ask for."""
-    return MODELS[str(config.model)](dataset.image_shape, dataset.num_classes)
-
-
-def choose_ood_nodes(config: Config, topology: Topology) -> list[int]:
-    """Return the nodes whose shards hold OOD samples, ascending.
-
-    Raises
-    ------
-    InputError
-        If the topology has no such node.
-    """
-    if config.ood == "none":
-        return []
-    if config.ood_node is None:
-        rank = config.ood_rank or 1
-        if rank > topology.num_nodes:
-            raise InputError(f"--ood-rank {rank}: {config.topology} has {topology.num_nodes} nodes")
-        return [int(topology.nodes_by_degree()[rank - 1])]
-    for node in config.ood_node:
-        if node >= topology.num_nodes:
-            raise InputError(f"--ood-node {node}: {config.topology} has the nodes 0…{topology.num_nodes - 1}")
-    return sorted(set(config.ood_node))
-
-
-def _load(config: Config) -> tuple[Images, Images]:
-    train, test = load_dataset(config.dataset, Path(config.data_dir), not config.no_download)
-    taken = []
-    for flag, wanted, held in (
-        ("--train-samples", config.train_samples, train),
-        ("--test-samples", config.test_samples, test),
-    ):
-        if wanted is not None and wanted > len(held):
-            raise InputError(f"{flag} {wanted}: {config.dataset} has {len(held)}")
-        taken.append(held.take(np.arange(wanted or len(held))))
-    return taken[0], taken[1]
+    return catalog.make_model(str(config.model), dataset.input_shape, dataset.num_outputs)
 
 
 def _num_samples(shards: list[OodSplit]) -> np.ndarray:
@@ -191,7 +148,7 @@ def free_output(config: Config) -> Path:
     if config.output is not None:
         return Path(config.output)
     number, path = 1, Path("results") / f"{config.name}.h5"
-    while path.exists():
+    while os.path.lexists(path):
         number += 1
         path = Path("results") / f"{config.name}-{number}.h5"
     return path
@@ -205,16 +162,27 @@ def check_output(config: Config) -> None:
     InputError
         If it exists and may not be replaced, or its folder cannot be written.
     """
-    path = free_output(config)
-    if path.is_dir():
-        raise InputError(f"--output {path}: is a folder: name a file in it")
-    if path.exists() and not config.overwrite:
-        raise InputError(f"--output {path}: exists already: take another name, or --overwrite to replace it")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise InputError(f"--output {path}: {folder} is not a folder")
     try:
+        path = free_output(config)
+        if path.is_dir() or (config.output or "").endswith(os.sep):
+            raise InputError(f"--output {config.output}: is a folder: name a file in it")
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            raise InputError(f"{path}: a name of {len(path.name)} characters: take a shorter one")
+        if os.path.lexists(path):
+            _check_replaceable(path, config.overwrite)
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        if not folder.is_dir():
+            raise InputError(f"--output {path}: {folder} is not a folder")
         with tempfile.TemporaryFile(dir=folder):  # without a name where the system can; permissions do not tell all
             pass
-    except OSError as error:
-        raise InputError(f"--output {path}: the folder {folder} cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the log's folder cannot be written: {error}") from error
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise InputError(f"--output {path}: exists already: take another name, or --overwrite to replace it")
+    if not is_log(path):
+        raise InputError(f"--output {path}: is no log of mpisim, and --overwrite replaces nothing else")

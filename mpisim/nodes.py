@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from mpisim.config import Config
-from mpisim.data.datasets import DATASETS
 from mpisim.data.shards import joined, unpack
+from mpisim.dealing import dataset_of, ood_change
 from mpisim.experiment import make_model
 from mpisim.learning.evaluation import Scores, evaluate
 from mpisim.learning.parameters import BoundModel, allocate_rows
-from mpisim.learning.training import OptimizerSettings, train_node
+from mpisim.learning.training import OptimizerSettings, new_step, train_node
 from mpisim.streams import Purpose, stream, torch_seed
 
 
@@ -31,6 +31,7 @@ class Nodes:
     ----------
     parameters : float32 tensor, shape (num_own, num_columns)
         The rows of X; initial models at first.
+    counters : of each own node, its integer buffers
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class Nodes:
         test: dict[str, np.ndarray],
         device: torch.device,
     ):
-        dataset = DATASETS[config.dataset]
+        dataset = dataset_of(config)
         self.config = config
         self.own = own
         self.num_classes = dataset.num_classes
-        self.shards = [joined(clean, ood) for clean, ood in unpack(shards, dataset, config.ood, device)]
-        [(self.iid_test, self.ood_test)] = unpack(test, dataset, config.ood, device)
+        change = ood_change(config)
+        rngs = [stream(config.seed, Purpose.OOD_CHANGE, node=int(node)) for node in own]
+        self.shards = [joined(clean, ood) for clean, ood in unpack(shards, dataset, change, device, rngs)]
+        rngs = [stream(config.seed, Purpose.OOD_TEST_CHANGE)]
+        [(self.iid_test, self.ood_test)] = unpack(test, dataset, change, device, rngs)
         self.optimizer = OptimizerSettings(
             name=str(config.optimizer),
             lr=float(config.lr or 0),
@@ -54,8 +58,9 @@ class Nodes:
             betas=(config.betas[0], config.betas[1]),
             weight_decay=config.weight_decay,
         )
-        self.model = BoundModel(make_model(config, dataset).to(device))
+        self.model = BoundModel(make_model(config, dataset).to(device), dataset.kind)
         self.parameters = allocate_rows(len(own), self.model.layout.num_columns, device)
+        self.counters = [self.model.new_counters() for _ in own]
         self._initialize()
 
     def _initialize(self) -> None:
@@ -67,7 +72,7 @@ class Nodes:
                 continue
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(torch_seed(self.config.seed, Purpose.INITIAL_MODEL, node=0 if common else int(node)))
-                initial = make_model(self.config, DATASETS[self.config.dataset])
+                initial = make_model(self.config, dataset_of(self.config))
             self.model.read(initial, self.parameters[position])
 
     def train(self, round: int) -> np.ndarray:
@@ -78,9 +83,16 @@ class Nodes:
         for position, node in enumerate(self.own):
             shard = self.shards[position]
             orders = self._orders(int(node), round, len(shard))
-            row = self.parameters[position]
+            # Only torch can draw what dropout drops: seeded here, a node loses the same on whatever rank it is.
+            torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, node=int(node), round=round))
             losses[position] = train_node(
-                self.model, row, shard, self.optimizer, int(self.config.batch_size or 1), orders
+                self.model,
+                self.parameters[position],
+                shard,
+                new_step(self.model, self.optimizer),
+                int(self.config.batch_size or 1),
+                orders,
+                self.counters[position],
             )
         return losses
 
@@ -95,8 +107,8 @@ class Nodes:
         """Return every node's scores on the IID and the OOD test set; ``between`` is called after each batch."""
         return [
             (
-                evaluate(self.model, row, self.iid_test, self.num_classes, between),
-                evaluate(self.model, row, self.ood_test, self.num_classes, between),
+                evaluate(self.model, row, self.iid_test, self.num_classes, between, counters),
+                evaluate(self.model, row, self.ood_test, self.num_classes, between, counters),
             )
-            for row in self.parameters
+            for row, counters in zip(self.parameters, self.counters, strict=True)
         ]

@@ -11,7 +11,9 @@ rank ends, the one that failed is named).
 
 from __future__ import annotations
 
+import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # First of all heavy imports: some sites' MPI must be, and ranks that wait for it should not wait for torch.
     from mpi4py import MPI
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show "–" is no reason to fail
     comm = MPI.COMM_WORLD
     try:
         return _run(comm, sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as stop:  # --help
-        return int(stop.code or 0)
     except BaseException:  # whatever it is: the other ranks would wait for this one for ever
         from mpisim.ranks.startup import abort
 
@@ -57,13 +60,15 @@ def _run(comm: Any, arguments: Sequence[str]) -> int:
         path = Simulation(config, comm).run()
     except InputError as error:
         if comm.rank == 0:
-            print(f"mpisim: {error}", file=sys.stderr, flush=True)
+            line = str(error).replace("\n", "\\n")  # whatever the user wrote, it is one line
+            print(f"mpisim: {line}", file=sys.stderr, flush=True)
         waiting.barrier(comm)
         return 2
     if comm.rank == 0 and path is not None and not config.quiet:
         from mpisim.analysis.summary import as_text, summarize
 
-        print(f"\n{as_text(summarize(path))}\nlook at it: python -m mpisim.report summary {path}", flush=True)
+        command = shlex.join(["python", "-m", "mpisim.report", "summary", str(path)])
+        print(f"\n{as_text(summarize(path))}\nlook at it: {command}", flush=True)
     return 0
 
 

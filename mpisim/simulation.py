@@ -30,12 +30,13 @@ from mpisim.exchange.consensus import Consensus
 from mpisim.exchange.metrics import MetricsGather
 from mpisim.exchange.mixing import mix, positions_in_rows
 from mpisim.exchange.neighborhood import NeighborhoodExchange, connect
+from mpisim.exchange.similarity import least_alike
 from mpisim.experiment import Experiment, decide, free_output
 from mpisim.learning.device import choose_device, device_name, synchronize
 from mpisim.nodes import Nodes
 from mpisim.plan import plan_rows
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
-from mpisim.ranks.startup import Place, find_place
+from mpisim.ranks.startup import Place, abort, find_place
 from mpisim.ranks.waiting import Waiting
 from mpisim.storage.log import Log
 from mpisim.storage.provenance import provenance
@@ -43,6 +44,7 @@ from mpisim.storage.provenance import provenance
 # What each rank hands in after a round: of each node (followed by the recall of each label), and of itself.
 NODE_FIGURES = ("iid_accuracy", "ood_accuracy", "iid_loss", "ood_loss", "train_loss", "distance")
 RANK_FIGURES = ("train_seconds", "test_seconds", "exchange_seconds", "mix_seconds", "log_seconds", "bytes_sent")
+MAX_NAMES_TAKEN = 100
 
 
 class Simulation:
@@ -64,13 +66,32 @@ class Simulation:
     def run(self) -> Path | None:
         """Run the experiment; return the path of its log, None after a dry run. Collective.
 
+        An exception on any of several ranks ends them all: see ``ranks.startup.abort``.
+
         Raises
         ------
         InputError
             On every rank, if the options, or the files they name, are wrong; nothing is on disk then.
         OSError
-            On rank 0, if the log cannot be written.
+            If there is one rank, and the log cannot be written.
         """
+        try:
+            prepared = self._prepare()
+        except InputError:
+            raise
+        except BaseException:
+            abort(self.comm)
+            raise
+        if self.config.dry_run:
+            return None
+        try:
+            return self._run(*prepared)
+        except BaseException:
+            abort(self.comm)
+            raise
+
+    def _prepare(self) -> tuple[Experiment | None, int, Place, torch.device, list[dict[str, str | int]]]:
+        """Decide, find devices and show the plan; return what the run needs. InputError comes on all ranks or none."""
         config, comm, waiting = self.config, self.comm, self.waiting
         experiment: Experiment | None = None
 
@@ -83,20 +104,28 @@ class Simulation:
         place = find_place(comm, waiting, config.threads)
         torch.set_num_threads(place.threads)
         device, places = self._find_devices(place)
-        display = None
         if experiment is not None:
-            display = Display(config.rounds, config.quiet)
-            display.plan(plan_rows(experiment, places, comm.size))
-        if config.dry_run:
-            return None
+            Display(config.rounds, config.quiet).plan(plan_rows(experiment, places, comm.size))
+        return experiment, num_ranks, place, device, places
 
+    def _run(
+        self,
+        experiment: Experiment | None,
+        num_ranks: int,
+        place: Place,
+        device: torch.device,
+        places: list[dict[str, str | int]],
+    ) -> Path:
+        """Play the rounds on the ranks that own nodes; the others sleep until the end."""
+        config, comm, waiting = self.config, self.comm, self.waiting
         active = waiting.split(comm, int(comm.rank < num_ranks))
         path = None
         if comm.rank < num_ranks:
             # Only the ranks of the rounds may spin: those without nodes sleep until the end.
             rounds = Rounds(config, active, Waiting(spin=place.owns_core), brief(active, waiting, experiment), device)
-            if experiment is not None and display is not None:
-                path = rounds.play_and_log(_create_log(experiment, places), display)
+            if experiment is not None:
+                log, display = _create_log(experiment, places), Display(config.rounds, config.quiet)
+                path = rounds.play_and_log(log, display)
             else:
                 rounds.play()
         waiting.barrier(comm)
@@ -130,16 +159,18 @@ def _create_log(experiment: Experiment, places: list[dict[str, str | int]]) -> L
         config.as_dict(),
         [str(place["host"]) for place in active],
         [str(place["device"]) for place in active],
+        [int(place["threads"]) for place in active],
         MPI.Get_library_version().split("\n")[0].strip(),
     )
     sizes, variables = experiment.log_sizes(), experiment.log_variables()
-    while True:
+    for _ in range(MAX_NAMES_TAKEN):
         try:
             return Log.create(free_output(config), sizes, variables, attributes, config.overwrite)
         except FileExistsError:
             # Another run took the name after the plan was made. Without --output there is a next one.
             if config.output is not None:
                 raise
+    raise FileExistsError(f"results: {MAX_NAMES_TAKEN} names were taken by others as soon as they were free")
 
 
 class Rounds:
@@ -156,6 +187,7 @@ class Rounds:
         self.waiting = waiting
         self.device = device
         self.rule, plan = briefing.rule, briefing.plan
+        self._log_seconds = 0.0  # of the last append, which a round cannot log itself
         self.nodes = Nodes(config, plan.own, briefing.shards, briefing.test, device)
         self.parameters = self.nodes.parameters
         self.bytes_sent = plan.bytes_sent(self.parameters.shape[1])
@@ -205,7 +237,12 @@ class Rounds:
         distance = self.consensus.finish(self.waiting)
         times.append(time.perf_counter())
 
-        weights = self.rule.weights(self.config.seed, round, self.config.temperature)
+        weights = self.rule.weights(
+            self.config.seed,
+            round,
+            1 / self.config.temperature,
+            self._least_alike(round) if self.rule.similarity else None,
+        )
         mix(self.parameters, self.exchange.remote, self.rule.indptr, self.positions, weights)
         synchronize(self.device)
         times.append(time.perf_counter())
@@ -224,8 +261,22 @@ class Rounds:
         figures, of_ranks = gathered
         results = dict(zip(NODE_FIGURES, figures.T, strict=False)) | dict(zip(RANK_FIGURES, of_ranks.T, strict=True))
         results["iid_recall"] = figures[:, len(NODE_FIGURES) :]
-        results["log_seconds"][0] = time.perf_counter() - times[-1]
+        results["log_seconds"][0] = time.perf_counter() - times[-1] + self._log_seconds
         return results
+
+    def _least_alike(self, round: int) -> np.ndarray:
+        """Return, for each own node, the entry of the neighbor whose model is least alike."""
+        model = self.nodes.model
+        count = len(model.parameters)
+        return least_alike(
+            model.layout.shapes[:count],
+            model.layout.offsets[:count],
+            [*self.parameters, *self.exchange.remote],
+            self.rule.indptr,
+            self.positions,
+            np.arange(len(self.parameters)),
+            self.rule.answering(self.config.seed, round),
+        )
 
     def _log_round(self, round: int, results: dict[str, np.ndarray], log: Log) -> None:
         values: dict[str, np.ndarray | float] = dict(results)
@@ -233,7 +284,9 @@ class Rounds:
         values["temperature"] = self.config.temperature
         values["participated"] = np.ones(self.rule.num_nodes)
         del values["distance"]
+        started = time.perf_counter()
         log.append(round, values)
+        self._log_seconds = time.perf_counter() - started
 
     def _free(self) -> None:
         self.metrics.free(self.waiting)

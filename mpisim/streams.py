@@ -20,6 +20,12 @@ class Purpose(IntEnum):
     DATA_ORDER = 5
     RANDOM_WEIGHTS = 6
     LINKS = 7
+    PARTICIPATION = 8
+    DROPOUT = 9
+    AUGMENTATION = 10
+    LOCAL_SPLIT = 11
+    OOD_CHANGE = 12
+    OOD_TEST_CHANGE = 13
 
 
 def stream(seed: int, purpose: Purpose, *, node: int = 0, round: int = 0) -> np.random.Generator:

@@ -38,7 +38,15 @@ WAITING = Waiting()
 CPU = torch.device("cpu")
 
 # The experiments whose logs must be the same bits at any number of ranks. Few samples: bits do not need many.
-SMALL = {"threads": 1, "rounds": 5, "epochs": 1, "train_samples": 300, "test_samples": 200, "quiet": True}
+SMALL = {
+    "threads": 1,
+    "rounds": 5,
+    "epochs": 1,
+    "train_samples": 300,
+    "test_samples": 200,
+    "quiet": True,
+    "device": "cpu",
+}
 EXPERIMENTS = {
     "default": {"topology": "ba:n=9,m=2,seed=0"},
     "fl": {"topology": "ring:n=6", "strategy": "fl", "init": "independent"},
@@ -169,7 +177,7 @@ def check_mixing_is_the_dense_product(comm, folder):
                     exchange.post()
                     exchange.send()
                     exchange.wait(WAITING)
-                    mix(parameters, exchange.remote, mine.indptr, positions, mine.weights(5, round, 0.1))
+                    mix(parameters, exchange.remote, mine.indptr, positions, mine.weights(5, round, 10.0))
                     expected = mixing_matrix(topology, strategy, seed=5, round=round).toarray() @ expected
                 np.testing.assert_allclose(parameters.numpy(), expected[plan.own], rtol=1e-5, atol=1e-6)
                 results.append(parameters.clone())
@@ -288,11 +296,11 @@ def check_shards_reach_their_nodes(comm, folder):
     starts = np.cumsum([0, *(briefing.shards["num_clean"] + briefing.shards["num_ood"])])
     for position, node in enumerate(briefing.plan.own):
         part = slice(starts[position], starts[position + 1])
-        images, labels = briefing.shards["images"][part], briefing.shards["labels"][part]
-        assert sorted(map(bytes, images)) == sorted(map(bytes, train.images[dealt[node]]))
+        images, labels = briefing.shards["inputs"][part], briefing.shards["labels"][part]
+        assert sorted(map(bytes, images)) == sorted(map(bytes, train.inputs[dealt[node]]))
         assert sorted(labels) == sorted(train.labels[dealt[node]])
         assert (briefing.shards["num_ood"][position] > 0) == (node == 3)
-    assert sorted(map(bytes, briefing.test["images"])) == sorted(map(bytes, test.images))
+    assert sorted(map(bytes, briefing.test["inputs"])) == sorted(map(bytes, test.inputs))
 
 
 def check_a_round_without_training_is_the_dense_product(comm, folder):

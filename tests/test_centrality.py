@@ -9,6 +9,7 @@ from mpisim.errors import InputError
 from mpisim.graphs.centrality import (
     betweenness_centrality,
     closeness_centrality,
+    clustering_coefficient,
     degree_centrality,
     eigenvector_centrality,
 )
@@ -64,6 +65,16 @@ def test_degree_centrality_is_the_share_of_the_other_nodes_that_are_neighbors(sp
     np.testing.assert_allclose(degree_centrality(topology), expected, rtol=1e-15)
 
 
+@pytest.mark.parametrize("spec", CONNECTED + IN_PARTS)
+def test_clustering_is_the_share_of_pairs_of_neighbors_that_are_neighbors(spec: str) -> None:
+    topology = make_topology(spec)
+    adjacency = (topology.adjacency.toarray() > 0).astype(np.float64)
+    degree = adjacency.sum(axis=1)
+    closed_walks = np.diag(np.linalg.matrix_power(adjacency, 3))  # each triangle is walked in two directions
+    expected = np.where(degree > 1, closed_walks / np.maximum(degree * (degree - 1), 1), 0)
+    np.testing.assert_allclose(clustering_coefficient(topology), expected, rtol=1e-14)
+
+
 @pytest.mark.parametrize("spec", CONNECTED)
 def test_eigenvector_centrality_is_the_leading_eigenvector_of_the_adjacency_matrix(spec: str) -> None:
     topology = make_topology(spec)
@@ -77,6 +88,7 @@ def test_eigenvector_centrality_is_the_leading_eigenvector_of_the_adjacency_matr
         (degree_centrality, [1 / 3, 2 / 3, 2 / 3, 1 / 3]),
         (betweenness_centrality, [3 / 6, 5 / 6, 5 / 6, 3 / 6]),
         (closeness_centrality, [3 / 6, 3 / 4, 3 / 4, 3 / 6]),
+        (clustering_coefficient, [0, 0, 0, 0]),
         (eigenvector_centrality, np.array([1, 1.618034, 1.618034, 1]) / 2.689994),
     ],
 )
@@ -90,6 +102,7 @@ def test_a_path_of_four_nodes_by_hand(centrality, expected) -> None:
         (degree_centrality, [1.0]),
         (betweenness_centrality, [0.0]),
         (closeness_centrality, [0.0]),
+        (clustering_coefficient, [0.0]),
         (eigenvector_centrality, [1.0]),
     ],
 )
@@ -98,7 +111,14 @@ def test_a_node_that_is_alone(centrality, expected) -> None:
 
 
 @pytest.mark.parametrize(
-    "centrality", [degree_centrality, betweenness_centrality, closeness_centrality, eigenvector_centrality]
+    "centrality",
+    [
+        degree_centrality,
+        betweenness_centrality,
+        closeness_centrality,
+        clustering_coefficient,
+        eigenvector_centrality,
+    ],
 )
 def test_an_edge_counts_the_same_however_often_it_fails(centrality) -> None:
     edges = np.array([(0, 1), (1, 2), (2, 3), (1, 3)])

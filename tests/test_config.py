@@ -29,10 +29,21 @@ GIVEN = {
     "test_samples": ("50", "50", 50),
     "label_alpha": ("2", "2", 2.0),
     "sample_alpha": ("0.5", "0.5", 0.5),
+    "data_placement": ("degree", '"degree"', "degree"),
+    "data_placement_offset": ("2", "2", 2),
+    "tinymem_tasks": ("prime", '"prime"', "prime"),
+    "tinymem_operation": ("sum", '"sum"', "sum"),
+    "tinymem_modulo": ("97", "97", 97),
+    "tinymem_length": ("5", "5", 5),
+    "tinymem_context": ("30", "30", 30),
+    "tinymem_examples": ("40", "40", 40),
+    "tinymem_tests": ("4", "4", 4),
     "ood": ("none", '"none"', "none"),
     "ood_node": ("5 2", "[5, 2]", (5, 2)),
     "ood_rank": ("4", "4", 4),
     "ood_fraction": ("0.25", "0.25", 0.25),
+    "trigger_position": ("random", '"random"', "random"),
+    "trigger_label": ("shift", '"shift"', "shift"),
     "model": ("mlp", '"mlp"', "mlp"),
     "init": ("independent", '"independent"', "independent"),
     "batch_size": ("7", "7", 7),
@@ -81,7 +92,14 @@ def test_a_flag_and_a_toml_key_give_the_same_config(parse_toml, name, after_flag
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_data_set_brings_its_recipe(name):
     study = ("mlp", "sgd", 0.01, 64)
-    expected = {"digits": ("mlp-small", "sgd", 0.1, 16), "mnist": study, "fmnist": study}[name]
+    expected = {
+        "cifar10": ("vgg16", "adam", 1e-4, 64),
+        "cifar100": ("vgg16", "adam", 1e-4, 64),
+        "digits": ("mlp-small", "sgd", 0.1, 16),
+        "fmnist": study,
+        "mnist": study,
+        "tinymem": ("gpt2", "adam", 1e-3, 64),
+    }[name]
     options = parse_config(["--dataset", name])
     assert (options.model, options.optimizer, options.lr, options.batch_size) == expected
 
@@ -129,9 +147,9 @@ WRONG_FLAGS = {
     "--overwrite": "--overwrite: needs --output, without it a run takes the next free name",
     "--strategy degre": "unknown strategy 'degre': choose from betweenness, ",
     "--normalize l2": "unknown normalize 'l2': choose from softmax, sum",
-    "--dataset imagenet": "unknown dataset 'imagenet': choose from digits, fmnist, mnist",
-    "--ood noise": "unknown ood 'noise': choose from none, trigger",
-    "--model vgg": "unknown model 'vgg': choose from mlp, mlp-small",
+    "--dataset imagenet": "unknown dataset 'imagenet': choose from cifar10, cifar100, digits, fmnist, mnist",
+    "--ood nose": "unknown ood 'nose': choose from blur, newclass, noise, none, trigger",
+    "--model vgg": "unknown model 'vgg': choose from cnn, cnn-dropout, gpt2, gpt2-1layer, mlp",
     "--init both": "unknown init 'both': choose from common, independent",
     "--optimizer lbfgs": "unknown optimizer 'lbfgs': choose from adam, adamw, sgd",
     "--device tpu": "unknown device 'tpu': choose from auto, cpu, cuda, xpu",

@@ -7,6 +7,7 @@ import http.server
 import importlib.util
 import struct
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from mpisim.data.datasets import import_torchvision, load_dataset
+from mpisim.data.datasets import load_dataset
 from mpisim.errors import InputError
+from mpisim.libraries import import_torchvision
 
 CLASSES = {"mnist": "MNIST", "fmnist": "FashionMNIST"}
 FILES = {
@@ -56,8 +58,8 @@ def everything_below(folder):
 
 def assert_is_what_was_written(loaded):
     for held, (images, labels) in zip(loaded, PARTS.values(), strict=True):
-        assert (held.images.dtype, held.labels.dtype) == (np.uint8, np.int64)
-        np.testing.assert_array_equal(held.images, images[:, np.newaxis])
+        assert (held.inputs.dtype, held.labels.dtype) == (np.uint8, np.int64)
+        np.testing.assert_array_equal(held.inputs, images[:, np.newaxis])
         np.testing.assert_array_equal(held.labels, labels)
 
 
@@ -65,12 +67,12 @@ def test_digits_are_those_of_scikit_learn_and_every_fifth_is_for_testing():
     train, test = load_dataset("digits", Path("nowhere"), download=False)
     digits = load_digits()
     assert (len(train), len(test)) == (1438, 359)
-    assert train.images.shape == (1438, 1, 8, 8)
-    assert train.images.dtype == test.images.dtype == np.uint8
-    assert (train.images.min(), train.images.max()) == (0, 16)
-    np.testing.assert_array_equal(test.images[:, 0], digits.images[4::5])
+    assert train.inputs.shape == (1438, 1, 8, 8)
+    assert train.inputs.dtype == test.inputs.dtype == np.uint8
+    assert (train.inputs.min(), train.inputs.max()) == (0, 16)
+    np.testing.assert_array_equal(test.inputs[:, 0], digits.images[4::5])
     np.testing.assert_array_equal(test.labels, digits.target[4::5])
-    np.testing.assert_array_equal(train.images[:4, 0], digits.images[:4])
+    np.testing.assert_array_equal(train.inputs[:4, 0], digits.images[:4])
     np.testing.assert_array_equal(np.bincount(train.labels) + np.bincount(test.labels), np.bincount(digits.target))
 
 
@@ -104,7 +106,7 @@ def test_a_broken_scikit_learn_says_what_to_reinstall(tmp_path, monkeypatch, con
 def test_some_samples_are_taken_in_the_order_given():
     train, _ = load_dataset("digits", Path("nowhere"), download=False)
     taken = train.take(np.array([7, 2]))
-    np.testing.assert_array_equal(taken.images, np.stack([train.images[7], train.images[2]]))
+    np.testing.assert_array_equal(taken.inputs, np.stack([train.inputs[7], train.inputs[2]]))
     assert taken.labels.tolist() == [train.labels[7], train.labels[2]]
 
 
@@ -172,16 +174,25 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def served(folder, monkeypatch):
+    """Serve a folder on this computer; yield its URL."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
 @pytest.fixture
 def mirror(tmp_path_factory, monkeypatch):
     """Return a function that makes a folder, served by this computer, all there is to download from."""
     folder = tmp_path_factory.mktemp("mirror")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
-    def fill(class_name, files, url=f"http://127.0.0.1:{server.server_port}/"):
+    def fill(class_name, files, url=None):
         """Serve some of the four files, a page in place of the others; the checksums are right for all of them."""
         checksums = []
         for file, array in zip(ALL_FILES, (array for arrays in PARTS.values() for array in arrays), strict=True):
@@ -189,14 +200,12 @@ def mirror(tmp_path_factory, monkeypatch):
             checksums.append((f"{file}.gz", hashlib.md5(content, usedforsecurity=False).hexdigest()))
             (folder / f"{file}.gz").write_bytes(content if file in files else b"<html>please log in</html>")
         kind = getattr(import_torchvision().datasets, class_name)
-        monkeypatch.setattr(kind, "mirrors", [url])
+        monkeypatch.setattr(kind, "mirrors", [url or served_url])
         monkeypatch.setattr(kind, "resources", checksums)
         return folder
 
-    yield fill
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(folder, monkeypatch) as served_url:
+        yield fill
 
 
 @pytest.mark.parametrize("name, class_name", CLASSES.items())

@@ -66,6 +66,15 @@ def test_scores_equal_those_counted_sample_by_sample(num_samples):
     assert len(calls) == -(-num_samples // BATCH)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_model_that_has_left_the_numbers_answers_nothing(bad):
+    model = BoundModel(nn.Linear(2, 3))
+    row = allocate_rows(1, model.layout.num_columns, torch.device("cpu"))[0].fill_(bad)
+    scores = evaluate(model, row, Samples(torch.ones(4, 2), torch.tensor([0, 0, 1, 2])), 3, lambda: None)
+    assert scores.accuracy == 0
+    assert scores.recall.tolist() == [0, 0, 0]
+
+
 def test_a_label_without_samples_has_no_recall_and_the_others_do():
     model, row = bind(nn.Sequential(nn.Flatten(), nn.Linear(12, NUM_CLASSES)))
     scores = evaluate(model, row, test_set(50), NUM_CLASSES, lambda: None)
@@ -94,3 +103,26 @@ def test_a_test_leaves_the_row_as_it_is_and_uses_what_training_has_learnt_of_the
     scores = evaluate(model, row, test, NUM_CLASSES, lambda: None)
     assert torch.equal(row, before)
     assert scores.accuracy == (answers == test.labels).sum().item() / len(test)
+
+
+class Constant(nn.Module):
+    """Answers every sample with the label that its integer buffer holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.register_buffer("label", torch.tensor(1))
+
+    def forward(self, inputs):
+        return nn.functional.one_hot(self.label, NUM_CLASSES) + self.weight + torch.zeros(len(inputs), NUM_CLASSES)
+
+
+def test_a_node_is_tested_with_its_own_integer_buffers():
+    model, row = bind(Constant())
+    test = test_set(3 * BATCH + 1)
+    own = model.new_counters()
+    own[0] += 2
+    shares = [float((test.labels == label).double().mean()) for label in (1, 3)]
+    found = [evaluate(model, row, test, NUM_CLASSES, lambda: None, counters).accuracy for counters in (None, own)]
+    assert shares[0] != shares[1]
+    assert found == pytest.approx(shares)

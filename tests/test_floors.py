@@ -14,12 +14,13 @@ PACKAGE = ROOT / "mpisim"
 FLOORS = [
     ["__init__"],
     ["errors"],
-    ["arguments", "streams"],
+    ["arguments", "libraries", "streams"],
     ["graphs", "ranks"],
     ["data", "models"],
     ["learning"],
     ["exchange", "storage", "analysis"],
     ["config", "display"],
+    ["dealing"],
     ["experiment"],
     ["briefing", "nodes", "plan"],
     ["simulation"],
@@ -29,6 +30,7 @@ FLOORS = [
 LIBRARIES = {
     "errors": set(),
     "streams": set(),
+    "libraries": {"torch", "torchvision"},
     "graphs": {"networkx", "scipy"},
     "ranks": {"mpi4py"},
     "models": {"torch"},

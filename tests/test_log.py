@@ -96,6 +96,49 @@ def test_a_reader_that_holds_the_log_open_does_not_stop_the_run(tmp_path, log_co
         assert file["round"][:].tolist() == [1, 2]
 
 
+DIES = """
+import json, os, sys
+import h5py
+from mpisim.storage.log import Log
+path, last, name_of_call, how = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+calls, original = [], getattr(h5py.Dataset, name_of_call)
+
+def dying(self, *args, **kwargs):
+    calls.append(self.name)
+    if len(calls) > last:
+        if how == "killed":
+            os._exit(9)
+        raise OSError(28, "No space left on device")
+    return original(self, *args, **kwargs)
+
+setattr(h5py.Dataset, name_of_call, dying)
+sys.path.insert(0, sys.argv[5])
+from conftest import LogContent
+try:
+    Log(__import__("pathlib").Path(path)).append(3, LogContent().round())
+except OSError as error:
+    print(error.strerror)
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "full disk"])
+@pytest.mark.parametrize("call, last", [("resize", 0), ("resize", 9), ("__setitem__", 0), ("__setitem__", 7)])
+def test_a_round_that_is_half_written_is_no_round_of_the_log(tmp_path, log_content, how, call, last):
+    """Death, or a full disk, in the middle of an append: the log opens, and holds the rounds before."""
+    path = log_content.write(tmp_path / "run.h5", [log_content.round(), log_content.round()])
+    before = path.read_bytes()
+    command = [sys.executable, "-c", DIES, str(path), str(last), call, how, str(Path(__file__).parent)]
+    died = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert died.returncode == (9 if how == "killed" else 1), died.stderr
+    assert path.read_bytes() == before
+    with h5py.File(path) as file:
+        assert file["round"][:].tolist() == [1, 2]
+    if how == "full disk":
+        assert died.stdout == "No space left on device\n"
+        assert names_in(tmp_path) == ["run.h5"]
+
+
 @pytest.mark.parametrize("folder", ["", "new/deep"])
 def test_a_log_is_alone_in_its_folder(tmp_path, log_content, folder):
     log_content.write(tmp_path / folder / "run.h5", [log_content.round()])
@@ -148,15 +191,15 @@ def test_permissions_follow_the_umask_and_leave_it_as_it_is(tmp_path, log_conten
 
 
 def test_provenance_is_text_that_says_how_the_log_was_made(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["mpisim/run.py", "--rounds", "3"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/mpisim/run.py", "--name", "my run"])
     monkeypatch.setenv("PBS_JOBID", "1234.aurora")
     monkeypatch.setattr("mpisim.storage.provenance.LIBRARIES", ("numpy", "h5py", "mpisim-has-no-such-library"))
     config = {"strategy": "degree", "topology": "ring:n=8", "dataset": "digits", "seed": 7, "rounds": 3}
-    attributes = provenance(config, ["host-a", "host-b"], ["cpu", "xpu:0"], "MPICH 4.3")
+    attributes = provenance(config, ["host-a", "host-b"], ["cpu", "xpu:0"], [1, 8], "MPICH 4.3")
     assert all(type(value) is str for value in attributes.values())
     assert attributes["title"] == "degree on ring:n=8, digits, seed 7"
-    assert attributes["command"] == "mpisim/run.py --rounds 3"
-    assert attributes["history"] == "made by mpisim/run.py --rounds 3"
+    assert attributes["command"] == "python -m mpisim.run --name 'my run'"
+    assert attributes["history"] == "made by python -m mpisim.run --name 'my run'"
     assert json.loads(attributes["config"]) == config
     assert attributes["mpisim_version"] == mpisim.__version__
     assert attributes["python_version"] == ".".join(map(str, sys.version_info[:3]))
@@ -168,6 +211,7 @@ def test_provenance_is_text_that_says_how_the_log_was_made(monkeypatch):
     assert attributes["mpi_version"] == "MPICH 4.3"
     assert json.loads(attributes["hosts"]) == ["host-a", "host-b"]
     assert json.loads(attributes["devices"]) == ["cpu", "xpu:0"]
+    assert json.loads(attributes["threads"]) == [1, 8]
     assert attributes["PBS_JOBID"] == "1234.aurora"
 
 
@@ -244,6 +288,6 @@ def test_the_log_names_the_commit_that_mpisim_is_at(repository, monkeypatch):
     (repository / "mpisim").mkdir()
     monkeypatch.setattr(mpisim, "__file__", str(repository / "mpisim" / "__init__.py"))
     config = {"strategy": "degree", "topology": "ring:n=8", "dataset": "digits", "seed": 7}
-    assert provenance(config, [], [], "")["git_commit"] == git(repository, "rev-parse", "HEAD")
+    assert provenance(config, [], [], [], "")["git_commit"] == git(repository, "rev-parse", "HEAD")
     shutil.rmtree(Path(repository) / ".git")
-    assert provenance(config, [], [], "")["git_commit"] == ""
+    assert provenance(config, [], [], [], "")["git_commit"] == ""

@@ -1,7 +1,6 @@
 """Logs open as xarray datasets in memory; what is no log of mpisim is one line that says what it is."""
 
 import importlib.machinery
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 import mpisim
-from mpisim.analysis import logs
 from mpisim.analysis.logs import configuration, open_file, open_log
 from mpisim.errors import InputError
 
@@ -90,37 +88,9 @@ def test_without_the_libraries_for_it_open_log_says_what_to_install(tmp_path, lo
         open_log(path)
 
 
-HOLD = "import sys, h5py; file = h5py.File(sys.argv[1], 'r+'); print(flush=True); sys.stdin.read(1); file.close()"
-
-
-@pytest.fixture
-def writer(tmp_path, log_content):
-    """Return the path of a log and the process that is writing a round of it until it reads a byte."""
-    path = log_content.write(tmp_path / "run.h5", [log_content.round()])
-    command = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        yield path, process
-        process.stdin.close()
-
-
-def test_a_log_opens_once_the_run_has_written_its_round(writer, monkeypatch):
-    path, process = writer
-    looks = []
-
-    def let_the_writer_go_on(seconds):
-        if not looks:
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-            process.wait()
-        looks.append(seconds)
-
-    monkeypatch.setattr(logs.time, "sleep", let_the_writer_go_on)
-    assert len(open_log(path)["round"]) == 1
-    assert looks
-
-
-def test_a_log_that_stays_locked_is_an_error(writer, monkeypatch):
-    monkeypatch.setattr(logs, "PATIENCE", 0.05)
-    with pytest.raises(InputError, match=r"run\.h5: cannot be read as HDF5: .*lock"):
-        open_log(writer[0])
+def test_a_log_of_another_schema_says_which(tmp_path, log_content):
+    path = log_content.write(tmp_path / "run.h5", [])
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema_version"] = 7
+    with pytest.raises(InputError, match=r"run\.h5: has the schema version 7, this mpisim reads 1"):
+        open_log(path)

@@ -1,5 +1,6 @@
 """Mixing matrices are what the paper defines: every entry is compared with loops over networkx's own graphs."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from mpisim.errors import InputError
 from mpisim.graphs.generators import make_topology
-from mpisim.graphs.mixing import NORMALIZATIONS, STRATEGIES, mixing_matrix, mixing_rule
+from mpisim.graphs.mixing import NORMALIZATIONS, STRATEGIES, MixingRule, mixing_matrix, mixing_rule
 from mpisim.graphs.topology import Topology, topology_from_edges
 from mpisim.streams import Purpose, stream
 
@@ -36,9 +37,12 @@ PAPER |= {
 CENTRALITIES = {
     "betweenness": functools.partial(nx.betweenness_centrality, normalized=True, endpoints=True),
     "closeness": nx.closeness_centrality,
+    "clustering": nx.clustering,
     "degree": nx.degree_centrality,
     "eigenvector": functools.partial(nx.eigenvector_centrality, max_iter=20_000, tol=1e-10),
 }
+SIMILARITY = [name for name, strategy in STRATEGIES.items() if strategy.similarity]
+OF_TOPOLOGY = [name for name in STRATEGIES if name not in SIMILARITY]  # W is known before there are models
 
 
 @functools.cache
@@ -111,7 +115,7 @@ def scores_of(spec: str, strategy: str, train_samples: np.ndarray, seed: int, ro
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", OF_TOPOLOGY)
 @pytest.mark.parametrize("spec", PAPER)
 def test_w_on_the_papers_graphs_is_the_definition_entry_by_entry(spec: str, strategy: str, normalization: str) -> None:
     graph, topology = paper_graph(spec), paper_topology(spec)
@@ -200,7 +204,7 @@ def topologies(draw: st.DrawFn) -> Topology:
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
-@given(topologies(), st.sampled_from(sorted(STRATEGIES)), st.sampled_from(NORMALIZATIONS), st.integers(1, 5))
+@given(topologies(), st.sampled_from(OF_TOPOLOGY), st.sampled_from(NORMALIZATIONS), st.integers(1, 5))
 def test_rows_sum_to_1_and_lie_in_the_neighborhoods(
     topology: Topology, strategy: str, normalization: str, round: int
 ) -> None:
@@ -216,7 +220,7 @@ def test_rows_sum_to_1_and_lie_in_the_neighborhoods(
 
 def test_a_node_that_is_alone_keeps_its_model() -> None:
     topology = topology_from_edges(4, np.array([(0, 1), (1, 2)]))
-    for strategy in set(STRATEGIES) - {"fl"}:
+    for strategy in set(OF_TOPOLOGY) - {"fl"}:
         for normalization in NORMALIZATIONS:  # its betweenness is 0: it must not divide by that
             W = mixing_matrix(topology, strategy, normalization=normalization).toarray()
             assert W[3].tolist() == [0, 0, 0, 1], strategy
@@ -261,7 +265,7 @@ def test_random_scores_are_drawn_anew_each_round_and_again_from_the_same_seed(no
             assert not np.isclose(drawn[first], drawn[second], rtol=1e-6).any()
 
 
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"random"}))
+@pytest.mark.parametrize("strategy", sorted(set(OF_TOPOLOGY) - {"random"}))
 def test_other_strategies_do_not_change_with_round_or_seed(strategy: str) -> None:
     topology = make_topology("ba:n=33,m=2,seed=0")
     first, second = (mixing_matrix(topology, strategy, seed=seed, round=round) for seed, round in [(0, 1), (7, 30)])
@@ -289,7 +293,7 @@ def test_both_directions_of_an_edge_fail_together() -> None:
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", OF_TOPOLOGY)
 def test_the_weights_of_a_round_are_shared_by_those_who_answered(strategy: str, normalization: str) -> None:
     topology = failing()
     graph = topology.graph
@@ -310,7 +314,7 @@ def test_an_edge_works_in_the_share_of_rounds_that_its_value_says_whatever_the_o
     topology = failing()
     rule = mixing_rule(topology, "unweighted", np.ones(24))
     num_rounds = 3000
-    works = np.array([rule.weights(0, round, 0.1) > 0 for round in range(1, num_rounds + 1)])
+    works = np.array([rule.weights(0, round, 10.0) > 0 for round in range(1, num_rounds + 1)])
     rows = np.repeat(np.arange(24), np.diff(rule.indptr))
     probability = (topology.adjacency.toarray() + np.eye(24))[rows, rule.indices]
     deviation = np.sqrt(probability * (1 - probability) / num_rounds)
@@ -336,21 +340,146 @@ def test_which_edges_fail_follows_from_seed_and_round() -> None:
         assert unweighted.tobytes() == pattern
 
 
+# Inverse temperatures, as a schedule gives them, and as the least alike neighbor turns them.
+
+
+@pytest.mark.parametrize("inverse", [10.0, -10.0, 0.0, 1e-9, 300.0])
+@pytest.mark.parametrize("strategy", ["degree", "betweenness", "random"])
+def test_the_inverse_temperature_multiplies_the_scores(strategy: str, inverse: float) -> None:
+    spec = "ba:n=33,m=2,seed=0"
+    rule = mixing_rule(paper_topology(spec), strategy, np.ones(33))
+    W = dense(rule, rule.weights(1, 2, inverse))
+    scores = np.array([score for _, score in sorted(scores_of(spec, strategy, np.ones(33), seed=1, round=2).items())])
+    np.testing.assert_allclose(W, softmax_rows(paper_graph(spec), scores, np.full(33, inverse)), rtol=0, atol=1e-12)
+
+
+def test_an_inverse_temperature_of_0_gives_equal_weights() -> None:
+    topology = failing()
+    for strategy in ("degree", "random", "closeness"):
+        rule = mixing_rule(topology, strategy, np.ones(24))
+        expected = mixing_matrix(topology, "unweighted", seed=4, round=6).toarray()
+        np.testing.assert_array_equal(dense(rule, rule.weights(4, 6, 0.0)), expected)
+
+
+def dense(rule: MixingRule, weights: np.ndarray) -> np.ndarray:
+    W = np.zeros((len(rule.indptr) - 1, rule.num_nodes))
+    W[np.repeat(np.arange(len(W)), np.diff(rule.indptr)), rule.indices] = weights
+    return W
+
+
+def softmax_rows(graph: nx.Graph, scores: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """Return W, each row with an inverse temperature of its own."""
+    W = np.zeros((len(graph), len(graph)))
+    for node in graph:
+        logits = {other: scores[other] * inverse[node] for other in [node, *graph[node]]}
+        raw = {other: np.exp(logit - max(logits.values())) for other, logit in logits.items()}
+        for other in raw:
+            W[node, other] = raw[other] / sum(raw.values())
+    return W
+
+
+@pytest.mark.parametrize("inverse", [10.0, -3.0, 0.0])
+@pytest.mark.parametrize("strategy", ["degree-similarity", "betweenness-similarity"])
+@pytest.mark.parametrize("spec", ["ba:n=33,m=2,seed=0", "sb:sizes=11-11-11,p_in=0.5,p_out=0.009,seed=1"])
+def test_the_least_alike_neighbor_gives_the_sign_of_the_inverse_temperature(
+    spec: str, strategy: str, inverse: float
+) -> None:
+    graph = paper_graph(spec)
+    rule = mixing_rule(paper_topology(spec), strategy, np.ones(33), "sum")  # always a softmax, whatever is asked for
+    scores = np.array([score for _, score in sorted(centrality(spec, strategy.removesuffix("-similarity")).items())])
+    rng = np.random.default_rng(len(spec))
+    signs = set()
+    for round in range(1, 6):
+        chosen = {node: int(rng.choice(sorted(graph[node]))) for node in range(33)}
+        entries = [list(rule.indices[rule.indptr[i] : rule.indptr[i + 1]]).index(j) for i, j in chosen.items()]
+        exact = scores.round(12)  # many nodes are equally central
+        sign = np.array([-1 if exact[chosen[node]] < exact[node] else 1 for node in range(33)])
+        W = dense(rule, rule.weights(0, round, inverse, rule.indptr[:-1] + entries))
+        np.testing.assert_allclose(W, softmax_rows(graph, scores, sign * abs(inverse)), rtol=0, atol=1e-12)
+        signs |= set(sign)
+    assert signs == {-1, 1}
+
+
+def test_a_star_by_hand_whose_hub_flees_its_leaves_and_whose_leaves_seek_their_hub() -> None:
+    # Degree centralities 1, 1/3, 1/3, 1/3; with an inverse temperature of 3 the logits are ±3 and ±1.
+    rule = mixing_rule(make_topology("star:n=4"), "degree-similarity", np.ones(4))
+    hub, leaf = np.exp(-3), np.exp(-1)
+    expected = np.zeros((4, 4))
+    expected[0] = np.array([hub, leaf, leaf, leaf]) / (hub + 3 * leaf)
+    for node in (1, 2, 3):
+        expected[node, [0, node]] = np.array([np.exp(3), np.exp(1)]) / (np.exp(3) + np.exp(1))
+    least_alike = np.array([2, 4, 6, 8])  # entries: hub's row 0…3, then (hub, leaf) three times
+    np.testing.assert_allclose(dense(rule, rule.weights(0, 1, 3.0, least_alike)), expected, rtol=1e-14)
+
+
+def test_without_neighbors_or_with_equal_scores_the_sign_is_positive() -> None:
+    topology = topology_from_edges(4, np.array([(0, 1), (1, 2)]))
+    rule = mixing_rule(topology, "degree-similarity", np.ones(4))
+    W = dense(rule, rule.weights(0, 1, 10.0, np.array([1, 2, 6, -1])))
+    assert W[3].tolist() == [0, 0, 0, 1]
+    assert W[0, 1] > W[0, 0]
+    assert W[1, 0] > W[1, 1]  # its neighbor is less central
+    ring = mixing_rule(make_topology("ring:n=5"), "degree-similarity", np.ones(5))
+    np.testing.assert_allclose(ring.weights(0, 1, 10.0, ring.indptr[:-1]), 1 / 3, rtol=1e-15)
+
+
+def test_scores_that_differ_by_their_rounding_alone_are_equal() -> None:
+    rule = mixing_rule(make_topology("path:n=4"), "betweenness-similarity", np.ones(4))
+    scores = rule.scores.copy()
+    scores[rule.indices == 2] = np.nextafter(scores[rule.indices == 2], 0)
+    least_alike = np.array([1, 4, 6, 8])  # of node 1 it is node 2, its equal
+    W = dense(rule, rule.weights(0, 1, 10.0, least_alike))
+    rounded = dense(rule, dataclasses.replace(rule, scores=scores).weights(0, 1, 10.0, least_alike))
+    assert W[1, 0] < W[1, 2]
+    np.testing.assert_allclose(rounded, W, rtol=1e-12)
+
+
+def test_the_sign_also_holds_in_rounds_in_which_edges_fail() -> None:
+    topology = failing()
+    degrees = topology.degrees / 23
+    rule = mixing_rule(topology, "degree-similarity", np.ones(24))
+    for round in range(1, 6):
+        answers = dense(rule, rule.answering(3, round).astype(float)) > 0
+        np.testing.assert_array_equal(answers, mixing_matrix(topology, "unweighted", seed=3, round=round).toarray() > 0)
+        heard = nx.from_numpy_array(answers & ~np.eye(24, dtype=bool))
+        first = {node: min(heard[node], default=-1) for node in heard}
+        entries = [
+            -1
+            if j < 0
+            else int(np.flatnonzero(rule.indices[rule.indptr[i] : rule.indptr[i + 1]] == j)[0] + rule.indptr[i])
+            for i, j in first.items()
+        ]
+        sign = np.array([-1 if j >= 0 and degrees[j] < degrees[i] else 1 for i, j in first.items()])
+        W = dense(rule, rule.weights(3, round, 10.0, np.array(entries)))
+        np.testing.assert_allclose(W, softmax_rows(heard, degrees, 10.0 * sign), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("strategy", SIMILARITY)
+def test_weights_that_need_the_models_do_not_come_without_them(strategy: str) -> None:
+    topology = make_topology("ring:n=5")
+    with pytest.raises(InputError, match=f"^strategy '{strategy}' looks at the models: its W does not follow"):
+        mixing_matrix(topology, strategy)
+    with pytest.raises(ValueError, match="least_alike is missing"):
+        mixing_rule(topology, strategy, np.ones(5)).weights(0, 1, 10.0)
+
+
 # Rows of a rank.
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.data())
-@pytest.mark.parametrize("strategy", ["degree", "fl", "none", "random"])
+@pytest.mark.parametrize("strategy", ["degree", "degree-similarity", "fl", "none", "random"])
 def test_a_rank_computes_the_weights_of_the_whole_for_its_rows(strategy: str, data: st.DataObject) -> None:
     rule = mixing_rule(failing(), strategy, np.ones(24))
     rows = np.array(data.draw(st.lists(st.integers(0, 23), unique=True)), dtype=np.int64)
     part = rule.of_rows(rows)
     round = data.draw(st.integers(1, 100))
-    whole = rule.weights(2, round, 0.1)
+    unlike = (lambda held: held.indptr[1:] - 1) if rule.similarity else lambda _: None  # the last of each row
+    whole = rule.weights(2, round, 10.0, unlike(rule))
     entries = [slice(rule.indptr[row], rule.indptr[row + 1]) for row in rows]
     assert part.indices.tolist() == [int(node) for each in entries for node in rule.indices[each]]
-    assert part.weights(2, round, 0.1).tolist() == [float(weight) for each in entries for weight in whole[each]]
+    weights = part.weights(2, round, 10.0, unlike(part))
+    assert weights.tolist() == [float(weight) for each in entries for weight in whole[each]]
     assert np.diff(part.indptr).tolist() == [each.stop - each.start for each in entries]
 
 
@@ -383,9 +512,25 @@ def test_a_large_ring_with_random_scores_has_rows_that_sum_to_1(large_ring: Topo
 
 
 def test_an_unknown_strategy_is_an_input_error_that_lists_the_known() -> None:
-    names = "betweenness, closeness, degree, eigenvector, fl, metropolis, none, random, scale, unweighted, weighted"
+    names = (
+        "betweenness, betweenness-similarity, closeness, clustering, degree, degree-similarity, eigenvector, fl,"
+        " metropolis, none, random, scale, unweighted, weighted"
+    )
     with pytest.raises(InputError, match=f"^unknown strategy 'degre': choose from {names}$"):
         mixing_matrix(make_topology("ring:n=5"), "degre")
+
+
+@pytest.mark.parametrize("temperature", [0.0, np.inf, np.nan])
+def test_a_temperature_without_an_inverse_is_an_input_error(temperature: float) -> None:
+    with pytest.raises(InputError, match=f"^the temperature is {temperature}: must be finite and not zero$"):
+        mixing_matrix(make_topology("ring:n=5"), "degree", temperature=temperature)
+
+
+@pytest.mark.parametrize("inverse", [np.inf, -np.inf, np.nan])
+def test_an_inverse_temperature_that_is_not_finite_is_an_input_error(inverse: float) -> None:
+    rule = mixing_rule(make_topology("ring:n=5"), "degree", np.ones(5))
+    with pytest.raises(InputError, match=f"^the inverse temperature is {inverse}: must be finite$"):
+        rule.weights(0, 1, inverse)
 
 
 def test_an_unknown_normalization_is_an_input_error_that_lists_the_known() -> None:

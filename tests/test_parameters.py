@@ -1,4 +1,4 @@
-"""A row of X is a model: the layout is torch's own, tensors are views, and a bound module changes its row alone."""
+"""A row of X is a model: its layout is torch's own, its tensors are views; a bound module changes its node alone."""
 
 import numpy as np
 import pytest
@@ -17,6 +17,11 @@ def perceptron():
 
 def with_batch_norm():
     return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+
+
+def counts_batches():
+    """Return a model whose statistics are means over all batches so far: they follow from its integer buffer."""
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, momentum=None), nn.ReLU(), nn.Linear(4, 3))
 
 
 def rows_of(model, modules):
@@ -105,3 +110,46 @@ def test_training_a_bound_module_changes_its_row_as_it_would_a_module_and_nothin
     np.testing.assert_array_equal(rows[[0, 2]].numpy(), before[[0, 2]])
     assert not np.array_equal(rows[1].numpy(), before[1])
     torch.testing.assert_close(rows[1], rows_of(model, [modules[1]])[0])
+
+
+def test_nodes_that_share_a_module_count_their_own_batches():
+    modules = [counts_batches() for _ in range(3)]
+    model = BoundModel(counts_batches())
+    rows = rows_of(model, modules)
+    counters = [model.new_counters() for _ in modules]
+    for position in (0, 1, 0, 0, 1):  # node 2 never trains
+        inputs = torch.randn(8, 5) + position
+        model.bind(rows[position], counters[position])
+        for trained in (model.module, modules[position]):
+            trained.train()(inputs)
+    assert [[counter.item() for counter in own] for own in counters] == [[3], [2], [0]]
+    assert [int(module[1].num_batches_tracked) for module in modules] == [3, 2, 0]
+    torch.testing.assert_close(rows, rows_of(model, modules))
+
+
+def test_counters_start_from_the_modules_own_values_and_change_in_place():
+    module = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    module[1].num_batches_tracked += 7
+    model = BoundModel(module)
+    rows = rows_of(model, [module])
+    first, second = model.new_counters(), model.new_counters()
+    assert [counter.dtype for counter in first] == [torch.int64] * 2
+    addresses = [counter.data_ptr() for counter in first]
+    model.bind(rows[0], first)
+    model.module.train()(torch.randn(8, 4))
+    assert [counter.item() for counter in first] == [1, 8]
+    assert [counter.data_ptr() for counter in first] == addresses
+    assert [counter.item() for counter in second] == [0, 7]
+    assert [counter.item() for counter in model.new_counters()] == [0, 7]
+
+
+def test_training_without_counters_leaves_those_bound_before_alone():
+    model = BoundModel(with_batch_norm())
+    rows = rows_of(model, [with_batch_norm(), with_batch_norm()])
+    counters = model.new_counters()
+    model.bind(rows[0], counters)
+    model.module.train()(torch.randn(8, 5))
+    model.bind(rows[1])
+    model.module.train()(torch.randn(8, 5))
+    assert [counter.item() for counter in counters] == [1]
+    assert model.module[1].num_batches_tracked.item() == 1

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpisim.data.partition
-from mpisim.data.partition import label_shares, partition, sample_counts
+from mpisim.data.partition import label_shares, partition, place_by_centrality, sample_counts
 from mpisim.errors import InputError
 from mpisim.streams import Purpose, stream
 
@@ -130,3 +130,14 @@ def test_with_a_tiny_label_alpha_nodes_hold_the_one_label_they_want():
 def test_more_nodes_than_samples_is_an_error_that_gives_both_numbers():
     with pytest.raises(InputError, match="5 nodes but only 4 training samples: every node needs at least one"):
         deal(LABELS[:4], 5)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4, 5, 7])
+def test_shards_by_centrality_match_the_orders_rotated_by_the_offset(offset):
+    sizes, centrality = [3, 9, 1, 7, 5], np.array([0.2, 0.1, 0.9, 0.5, 0.4])
+    shards = [np.full(size, number) for number, size in enumerate(sizes)]
+    placed = place_by_centrality(shards, centrality, offset)
+    most_central_first = [2, 3, 4, 0, 1]
+    for place, size in enumerate([9, 7, 5, 3, 1]):
+        assert len(placed[most_central_first[(place + offset) % 5]]) == size
+    assert sorted(len(shard) for shard in placed) == sorted(sizes)

@@ -156,7 +156,7 @@ WRONG = {
     "an unknown option": (["--round", "3"], "unrecognized arguments: --round"),
     "an unknown strategy": (["--strategy", "degre"], "unknown strategy 'degre': choose from betweenness"),
     "an unknown data set": (["--dataset", "minst"], "unknown dataset 'minst': choose from"),
-    "an unknown model": (["--model", "resnet"], "unknown model 'resnet': choose from mlp"),
+    "an unknown model": (["--model", "resnet"], "unknown model 'resnet': choose from cnn, cnn-dropout"),
     "an unknown optimizer": (["--optimizer", "lion"], "unknown optimizer 'lion': choose from adam"),
     "an unknown device": (["--device", "tpu"], "unknown device 'tpu'"),
     "an unknown topology": (["--topology", "blob:n=3"], "unknown topology 'blob:n=3'"),
@@ -196,7 +196,19 @@ WRONG = {
     "an output that exists": (["--output", "key.toml"], "key.toml: exists already"),
     "an output that is a folder": (["--output", "stub"], "is a folder"),
     "an output below a file": (["--output", "key.toml/a/log.h5"], "is not a folder"),
-    "an output that cannot be written": (["--output", "/proc/mpisim/log.h5"], "the folder /proc cannot be written"),
+    "an output that cannot be written": (["--output", "/proc/mpisim/log.h5"], "the log's folder cannot be written"),
+    "overwriting what is no log": (["--output", "key.toml", "--overwrite"], "key.toml: is no log of mpisim"),
+    "an output that ends like a folder": (["--output", "new/"], "is a folder"),
+    "an output with an endless name": (["--output", "x" * 300 + ".h5"], "File name too long"),
+    "a name without end": (["--name", "x" * 300], "a name of 303 characters: take a shorter one"),
+    "an OOD node where there is none": (["--ood", "none", "--ood-node", "1"], "with --ood none"),
+    "a temperature of nearly zero": (["--temperature", "1e-320"], "must not be zero, nor nearly"),
+    "threads without end": (["--threads", "100000"], "must be 1024 at most"),
+    "a model for other data": (["--model", "vgg16"], "'vgg16' needs images of 32×32, this data has 1×8×8"),
+    "a kind of OOD for other data": (
+        ["--dataset", "tinymem", "--ood", "noise", "--tinymem-examples", "50", "--tinymem-tests", "10"],
+        "--ood noise: is for images",
+    ),
     "overwriting nothing in particular": (["--overwrite"], "needs --output"),
     "zero rounds": (["--rounds", "0"], "--rounds 0: must be 1 or more"),
     "negative epochs": (["--epochs", "-1"], "--epochs -1: must be 1 or more"),
@@ -364,7 +376,7 @@ def test_the_main_job_on_24_ranks(here):
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     assert len(re.findall(r"^round +\d+/20 ", finished.stdout, re.MULTILINE)) == 20
-    assert "24 ranks on 1 host, with 1 node and 1 thread each" in finished.stdout
+    assert re.search(r"24 ranks on 1 host, with 1 node and [\d–]+ threads? each", finished.stdout)
     with h5py.File(here / "results" / "run.h5") as log:
         assert log.attrs["status"] == "complete"
         assert log["iid_accuracy"].shape == (20, 24)

@@ -54,6 +54,12 @@ def test_a_purpose_keeps_its_number() -> None:
         "DATA_ORDER": 5,
         "RANDOM_WEIGHTS": 6,
         "LINKS": 7,
+        "PARTICIPATION": 8,
+        "DROPOUT": 9,
+        "AUGMENTATION": 10,
+        "LOCAL_SPLIT": 11,
+        "OOD_CHANGE": 12,
+        "OOD_TEST_CHANGE": 13,
     }
 
 

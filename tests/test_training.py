@@ -10,7 +10,7 @@ from torch import nn
 
 from mpisim.data.shards import Samples
 from mpisim.learning.parameters import BoundModel, allocate_rows
-from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, train_node
+from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, new_step, train_node
 
 NUM_SAMPLES, BATCH_SIZE = 23, 5  # the last batch has 3 samples
 SHARD = Samples(
@@ -68,7 +68,8 @@ def rows():
 
 
 def train(row, settings, orders):
-    return train_node(BoundModel(make_model()), row, SHARD, settings, BATCH_SIZE, orders)
+    model = BoundModel(make_model())
+    return train_node(model, row, SHARD, new_step(model, settings), BATCH_SIZE, orders)
 
 
 def test_every_optimizer_has_a_case():
@@ -107,7 +108,8 @@ def test_training_changes_its_row_and_neither_other_rows_nor_the_shard(rows):
 def test_a_model_last_used_for_tests_trains_in_training_mode(rows):
     model = BoundModel(nn.Sequential(make_model(), nn.Dropout(1.0)))  # in training, every logit is dropped: loss log 4
     model.module.eval()
-    assert train_node(model, rows[0], SHARD, CASES[0], BATCH_SIZE, [None]) == pytest.approx(np.log(4), rel=1e-6)
+    step = new_step(model, CASES[0])
+    assert train_node(model, rows[0], SHARD, step, BATCH_SIZE, [None]) == pytest.approx(np.log(4), rel=1e-6)
 
 
 def test_training_imports_no_compiler():
@@ -115,12 +117,12 @@ def test_training_imports_no_compiler():
 import sys, torch
 from mpisim.data.shards import Samples
 from mpisim.learning.parameters import BoundModel, allocate_rows
-from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, train_node
+from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, new_step, train_node
 model = BoundModel(torch.nn.Linear(2, 2))
 rows = allocate_rows(1, 6, torch.device("cpu"))
 for name in OPTIMIZERS:
     shard = Samples(torch.ones(3, 2), torch.tensor([0, 1, 0]))
-    train_node(model, rows[0], shard, OptimizerSettings(name=name, lr=0.1), 2, [None])
+    train_node(model, rows[0], shard, new_step(model, OptimizerSettings(name=name, lr=0.1)), 2, [None])
 print(bool(rows.any()), "torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

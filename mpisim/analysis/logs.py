@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     import h5py
     import xarray
 
-PATIENCE = 5.0  # seconds
+SCHEMA_VERSION = 1
 
 
 def open_log(path: str | Path) -> xarray.Dataset:
@@ -32,8 +31,8 @@ def open_log(path: str | Path) -> xarray.Dataset:
     except ModuleNotFoundError as error:
         raise InputError("open_log needs xarray and h5netcdf: pip install 'mpisim[report]'") from error
 
-    # The open file keeps the lock: the run, if it goes on, writes no round in the middle of this.
-    with open_file(path), xarray.open_dataset(path, engine="h5netcdf") as dataset:
+    open_file(path).close()
+    with xarray.open_dataset(path, engine="h5netcdf") as dataset:
         log = dataset.load()
     log.attrs["config"] = json.loads(log.attrs["config"])
     return log
@@ -51,20 +50,17 @@ def open_file(path: str | Path) -> h5py.File:
 
     if not Path(path).is_file():
         raise InputError(f"{path}: no such log")
-    give_up = time.monotonic() + PATIENCE
-    while True:
-        try:
-            file = h5py.File(path, "r")
-            break
-        except OSError as error:
-            # A run that writes a round holds the lock for some milliseconds.
-            if isinstance(error, BlockingIOError) and time.monotonic() < give_up:
-                time.sleep(0.01)
-                continue
-            raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
     if file.attrs.get("schema") != "mpisim-log":
         file.close()
         raise InputError(f"{path}: is no log of mpisim (its attribute schema is not 'mpisim-log')")
+    if file.attrs.get("schema_version") != SCHEMA_VERSION:
+        found = file.attrs.get("schema_version")
+        file.close()
+        raise InputError(f"{path}: has the schema version {found}, this mpisim reads {SCHEMA_VERSION}")
     return file
 
 

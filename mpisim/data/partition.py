@@ -108,3 +108,22 @@ def _draw_nodes(labels: np.ndarray, taste: np.ndarray, room: np.ndarray, rng: np
         reached = np.searchsorted(upto, rng.random(len(wanting)) * upto[-1], side="right")
         drawn[wanting] = np.minimum(reached, np.searchsorted(upto, upto[-1]))  # a product may round up to the sum
     return drawn
+
+
+def place_by_centrality(shards: list[np.ndarray], centrality: np.ndarray, offset: int) -> list[np.ndarray]:
+    """Return the shards with the largest at the most central node, the next at the next, and so on.
+
+    Parameters
+    ----------
+    centrality : float array, shape (num_nodes,)
+        Of equal values, the lower node comes first; of equal shards likewise.
+    offset : int
+        How many places the shards move on: 1 gives the largest to the second most central node.
+
+    >>> place_by_centrality([np.array([1]), np.array([2, 3]), np.array([4, 5, 6])], np.array([0.9, 0.1, 0.5]), 0)
+    [array([4, 5, 6]), array([1]), array([2, 3])]
+    """
+    nodes = np.argsort(-np.asarray(centrality), kind="stable")
+    largest_first = np.argsort([-len(shard) for shard in shards], kind="stable")
+    placed = dict(zip(np.roll(nodes, -offset).tolist(), largest_first.tolist(), strict=True))
+    return [shards[placed[node]] for node in range(len(shards))]

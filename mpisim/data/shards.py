@@ -5,13 +5,14 @@ Images travel as uint8, a quarter of their size as floats. The out-of-distributi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from mpisim.data.datasets import Dataset, Images
-from mpisim.data.ood import OOD_KINDS, OodSplit
+from mpisim.data.datasets import Dataset, Labeled
+from mpisim.data.ood import OOD_KINDS, OodChange, OodSplit, stamp_text
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Samples:
 
     Attributes
     ----------
-    inputs : float32 tensor, shape (num_samples, channels, height, width), normalised, on the device
+    inputs : float32 tensor, shape (num_samples, channels, height, width), normalised, on the device; tokens of text:
+        int64, shape (num_samples, context)
     labels : int64 tensor, shape (num_samples,), on the device
     """
 
@@ -31,12 +33,16 @@ class Samples:
         """Return the number of samples."""
         return len(self.labels)
 
+    def take(self, which: slice | torch.Tensor) -> Samples:
+        """Return some of the samples: a view where a slice selects them."""
+        return Samples(self.inputs[which], self.labels[which])
 
-def pack(data: Images, splits: list[OodSplit]) -> dict[str, np.ndarray]:
+
+def pack(data: Labeled, splits: list[OodSplit]) -> dict[str, np.ndarray]:
     """Return the samples of some splits as arrays to send, split after split, the clean ones first in each."""
     samples = np.concatenate([part for split in splits for part in (split.clean, split.ood)])
     return {
-        "images": data.images[samples],
+        "inputs": data.inputs[samples],
         "labels": data.labels[samples],
         "num_clean": np.array([len(split.clean) for split in splits], dtype=np.int64),
         "num_ood": np.array([len(split.ood) for split in splits], dtype=np.int64),
@@ -44,25 +50,35 @@ def pack(data: Images, splits: list[OodSplit]) -> dict[str, np.ndarray]:
 
 
 def unpack(
-    arrays: dict[str, np.ndarray], dataset: Dataset, ood_kind: str, device: torch.device
+    arrays: dict[str, np.ndarray],
+    dataset: Dataset,
+    change: OodChange,
+    device: torch.device,
+    rngs: Sequence[np.random.Generator],
 ) -> list[tuple[Samples, Samples]]:
     """Return the (clean, OOD) samples of each split, normalised, what is OOD made so; the two are neighboring views.
 
     Parameters
     ----------
     arrays : what ``pack`` returned
-    ood_kind : a name in OOD_KINDS, or "none" where no split has OOD samples
+    change : what happens to the OOD samples
+    rngs : a generator for each split, for what the change draws
     """
-    inputs = torch.from_numpy(arrays["images"]).to(device).to(torch.float32) / dataset.scale
-    labels = torch.from_numpy(arrays["labels"]).to(device, copy=True)
+    is_text = dataset.kind == "text"
+    inputs = torch.from_numpy(arrays["inputs"]).to(device).to(torch.int64 if is_text else torch.float32, copy=True)
+    if not is_text:
+        inputs.div_(dataset.scale).sub_(dataset.offset)
     parts = []
     end = 0
-    for num_clean, num_ood in zip(arrays["num_clean"].tolist(), arrays["num_ood"].tolist(), strict=True):
+    for num_clean, num_ood, rng in zip(arrays["num_clean"], arrays["num_ood"], rngs, strict=True):
         start, middle, end = end, end + num_clean, end + num_clean + num_ood
-        clean = Samples(inputs[start:middle], labels[start:middle])
-        ood = Samples(inputs[middle:end], labels[middle:end])
-        if num_ood:
-            OOD_KINDS[ood_kind](ood.inputs, ood.labels, dataset.trigger_size)
+        ood_labels = arrays["labels"][middle:end] if is_text else change.relabel(arrays["labels"][middle:end])
+        clean = Samples(inputs[start:middle], torch.from_numpy(arrays["labels"][start:middle]).to(device))
+        ood = Samples(inputs[middle:end], torch.from_numpy(ood_labels).to(device))
+        if num_ood and is_text:
+            stamp_text(ood.inputs)
+        elif num_ood:
+            OOD_KINDS[change.kind](ood.inputs, change, rng)
         parts.append((clean, ood))
     return parts
 

@@ -49,6 +49,13 @@ def eigenvector_centrality(topology: Topology) -> np.ndarray:
         ) from error
 
 
+def clustering_coefficient(topology: Topology) -> np.ndarray:
+    """Return the share of the pairs of a node's neighbors that are neighbors of each other; 0 below two neighbors."""
+    import networkx as nx
+
+    return _by_node(nx.clustering(topology.graph))
+
+
 def _by_node(centrality: dict[int, float]) -> np.ndarray:
     return np.array([centrality[node] for node in range(len(centrality))], dtype=np.float64)
 
@@ -56,6 +63,7 @@ def _by_node(centrality: dict[int, float]) -> np.ndarray:
 CENTRALITIES: dict[str, Callable[[Topology], np.ndarray]] = {
     "betweenness": betweenness_centrality,
     "closeness": closeness_centrality,
+    "clustering": clustering_coefficient,
     "degree": degree_centrality,
     "eigenvector": eigenvector_centrality,
 }

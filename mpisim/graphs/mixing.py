@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 NORMALIZATIONS = ("softmax", "sum")
+ROUNDING = 1e-9  # relative; of a centrality
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class MixingRule:
         How scores become weights.
     redrawn : bool
         Whether every node's score is drawn anew each round, from U(0, 1).
+    similarity : bool
+        Whether the sign of a row's inverse temperature follows from the neighbor whose model is least alike.
     num_edges : int
     """
 
@@ -57,6 +60,7 @@ class MixingRule:
     edge: np.ndarray
     normalization: str
     redrawn: bool
+    similarity: bool
     num_edges: int
 
     def of_rows(self, rows: np.ndarray) -> MixingRule:
@@ -73,10 +77,13 @@ class MixingRule:
             self.edge[entries],
             self.normalization,
             self.redrawn,
+            self.similarity,
             self.num_edges,
         )
 
-    def weights(self, seed: int, round: int, temperature: float) -> np.ndarray:
+    def weights(
+        self, seed: int, round: int, inverse_temperature: float, least_alike: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return the weight of every entry in a round, float64, shape (num_entries,).
 
         Entries whose edge fails this round weigh 0, and the others of the row share what is left.
@@ -85,26 +92,33 @@ class MixingRule:
         ----------
         seed, round : int
             The address of what is drawn: random scores, and which edges fail.
-        temperature : float, not zero
-            Of the softmax; a negative one prefers the lowest score. Not used by other normalizations.
+        inverse_temperature : float
+            What the softmax multiplies scores by: 0 makes them equal, a negative one prefers the lowest. Not used by
+            other normalizations.
+        least_alike : int array, shape (num_rows,), only where ``similarity`` asks for it
+            The entry of each row's neighbor whose model is least alike, as ``exchange.similarity`` finds it; -1 in a
+            row without neighbors.
 
         Raises
         ------
         InputError
-            If the temperature is zero or not finite.
+            If the inverse temperature is not finite.
+        ValueError
+            If ``similarity`` asks for ``least_alike``, and it is not given.
         """
-        if temperature == 0 or not np.isfinite(temperature):
-            raise InputError(f"the temperature is {temperature}: must be finite and not zero")
+        if not np.isfinite(inverse_temperature):
+            raise InputError(f"the inverse temperature is {inverse_temperature}: must be finite")
         scores = self.scores
         if self.redrawn:
             drawn = stream(seed, Purpose.RANDOM_WEIGHTS, round=round).random(self.num_nodes)
             scores = drawn[self.indices]
-        answers = self._answering(seed, round)
+        answers = self.answering(seed, round)
         if self.normalization == "none":
             return np.where(answers, scores, 0.0)
         row_of = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
         if self.normalization == "softmax":
-            logits = np.where(answers, scores / temperature, -np.inf)
+            inverse = self._inverse_of_rows(inverse_temperature, least_alike)[row_of]
+            logits = np.where(answers, scores * inverse, -np.inf)
             # Every row holds the node itself, which always answers: no row is empty and no maximum infinite.
             raw = np.exp(logits - np.maximum.reduceat(logits, self.indptr[:-1])[row_of])
         else:
@@ -113,7 +127,20 @@ class MixingRule:
             raw = np.where(nothing[row_of] & answers, 1.0, raw)  # scores that are all zero prefer nobody
         return np.asarray(raw / np.add.reduceat(raw, self.indptr[:-1])[row_of])
 
-    def _answering(self, seed: int, round: int) -> np.ndarray:
+    def _inverse_of_rows(self, inverse_temperature: float, least_alike: np.ndarray | None) -> np.ndarray:
+        """Return each row's inverse temperature: negative where the least alike neighbor scores below the node."""
+        num_rows = len(self.indptr) - 1
+        if not self.similarity:
+            return np.full(num_rows, inverse_temperature)
+        if least_alike is None:
+            raise ValueError("these weights depend on which models are least alike: least_alike is missing")
+        own_score = self.scores[self.edge < 0]  # in a neighborhood every entry but the node's own is an edge
+        # Scores that are equal but for their rounding are equal: no sign may hang on the order of a sum.
+        below = (least_alike >= 0) & (self.scores[least_alike] < own_score * (1 - ROUNDING))
+        return np.where(below, -1.0, 1.0) * abs(inverse_temperature)
+
+    def answering(self, seed: int, round: int) -> np.ndarray:
+        """Return whether each entry's node is heard in a round, bool, shape (num_entries,): edges may fail."""
         if not (self.probability < 1).any():
             return np.ones(len(self.indices), dtype=bool)
         drawn = stream(seed, Purpose.LINKS, round=round).random(self.num_edges)
@@ -208,17 +235,23 @@ class Strategy:
     normalization : "softmax", "sum", "none", or None for what the user chose
     redrawn : bool
         Whether scores are drawn anew each round; those of ``scores`` then only say which entries there are.
+    similarity : bool
+        Whether the sign of a row's inverse temperature follows from the neighbor whose model is least alike.
     """
 
     scores: Callable[[Topology, np.ndarray], sparse.csr_array]
     normalization: str | None = None
     redrawn: bool = False
+    similarity: bool = False
 
 
 STRATEGIES: dict[str, Strategy] = {
     "betweenness": Strategy(by_centrality("betweenness")),
+    "betweenness-similarity": Strategy(by_centrality("betweenness"), "softmax", similarity=True),
     "closeness": Strategy(by_centrality("closeness")),
+    "clustering": Strategy(by_centrality("clustering")),
     "degree": Strategy(by_centrality("degree")),
+    "degree-similarity": Strategy(by_centrality("degree"), "softmax", similarity=True),
     "eigenvector": Strategy(by_centrality("eigenvector")),
     "fl": Strategy(fl, "sum"),
     "metropolis": Strategy(metropolis, "sum"),
@@ -267,6 +300,7 @@ def mixing_rule(
         edge,
         chosen.normalization or normalization,
         chosen.redrawn,
+        chosen.similarity,
         topology.num_edges,
     )
 
@@ -311,6 +345,12 @@ def mixing_matrix(
     -------
     CSR array of float64, shape (num_nodes, num_nodes)
 
+    Raises
+    ------
+    InputError
+        If there is no such strategy or normalization, the topology cannot have it, the strategy looks at the models,
+        or the temperature is zero or not finite.
+
     References
     ----------
     arXiv 2505.11760, the section on aggregation strategies; the temperature there is 0.1.
@@ -325,5 +365,9 @@ def mixing_matrix(
 
     samples = np.ones(topology.num_nodes) if train_samples is None else train_samples
     rule = mixing_rule(topology, strategy, samples, normalization)
-    entries = rule.weights(seed, round, temperature)
+    if rule.similarity:
+        raise InputError(f"strategy {strategy!r} looks at the models: its W does not follow from the topology alone")
+    if temperature == 0 or not np.isfinite(temperature):
+        raise InputError(f"the temperature is {temperature}: must be finite and not zero")
+    entries = rule.weights(seed, round, 1 / temperature)
     return sparse.csr_array((entries, rule.indices, rule.indptr), shape=(topology.num_nodes,) * 2)

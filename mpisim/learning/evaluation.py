@@ -1,4 +1,4 @@
-"""Exact tests: the share of correct answers over all samples, whatever the batch size."""
+"""Exact tests: the share of correct predictions over all samples, whatever the batch size."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Scores:
     Attributes
     ----------
     accuracy : float
-        Correct answers / samples; NaN without samples.
+        Correct predictions / predictions; NaN without samples.
     loss : float
         Mean cross-entropy, in nats; NaN without samples.
     recall : float64, shape (num_classes,)
-        Correct answers / samples of each label; NaN for a label without samples.
+        The same of each label; NaN for a label without samples. A text's predictions count for the text's label.
     """
 
     accuracy: float
@@ -36,7 +36,12 @@ class Scores:
 
 @torch.no_grad()
 def evaluate(
-    model: BoundModel, row: torch.Tensor, test: Samples, num_classes: int, between: Callable[[], object]
+    model: BoundModel,
+    row: torch.Tensor,
+    test: Samples,
+    num_classes: int,
+    between: Callable[[], object],
+    counters: list[torch.Tensor] | None = None,
 ) -> Scores:
     """Test one node's model.
 
@@ -45,20 +50,24 @@ def evaluate(
     row : float32 tensor, shape (num_columns,)
     between : function
         Called after each batch: there messages on their way make progress.
+    counters : the node's integer buffers; None if nobody keeps them
     """
-    model.bind(row)
+    model.bind(row, counters)
     model.module.eval()
     loss = torch.zeros((), dtype=torch.float64, device=row.device)
     correct = torch.zeros(num_classes, dtype=torch.int64, device=row.device)
+    total = torch.zeros(num_classes, dtype=torch.int64, device=row.device)
     for start in range(0, len(test), TEST_BATCH):
-        labels = test.labels[start : start + TEST_BATCH]
-        logits = model.module(test.inputs[start : start + TEST_BATCH])
-        loss += F.cross_entropy(logits, labels, reduction="none").double().sum()
-        correct += torch.bincount(labels[logits.argmax(dim=1) == labels], minlength=num_classes)
+        logits, targets, labels = model.predictions(test.take(slice(start, start + TEST_BATCH)))
+        loss += F.cross_entropy(logits, targets, reduction="none").double().sum()
+        highest, answers = logits.max(dim=1)
+        # A model that has left the numbers answers nothing; its argmax would be 0, a trigger's label.
+        right = (answers == targets) & highest.isfinite()
+        correct += torch.bincount(labels[right], minlength=num_classes)
+        total += torch.bincount(labels, minlength=num_classes)
         between()
-    num_correct = correct.cpu().numpy().astype(np.float64)
-    num_samples = torch.bincount(test.labels, minlength=num_classes).cpu().numpy().astype(np.float64)
+    num_correct, num_predictions = (count.cpu().numpy().astype(np.float64) for count in (correct, total))
     with np.errstate(invalid="ignore"):
-        recall = num_correct / num_samples
-        accuracy, mean_loss = np.array([num_correct.sum(), float(loss)]) / np.float64(len(test))
+        recall = num_correct / num_predictions
+        accuracy, mean_loss = np.array([num_correct.sum(), float(loss)]) / num_predictions.sum()
     return Scores(float(accuracy), float(mean_loss), recall)

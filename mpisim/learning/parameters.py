@@ -1,7 +1,8 @@
 """The parameters matrix X: one row per node, one column per scalar of the flattened model state.
 
 The row *is* the model: a node's tensors (parameters and floating buffers) are views into it, so flattening costs
-nothing, optimizers update X in place, and mixing changes the models without a copy.
+nothing, optimizers update X in place, and mixing changes the models without a copy. Integer buffers (BatchNorm counts
+its batches) cannot be mixed: they stay outside the row, and every node has its own.
 
 Rows start on 64-byte bounds. A matrix product may round differently with another alignment of its operands, and which
 row of X a node has depends on the number of ranks: with aligned rows a node gets the same bits anywhere.
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from mpisim.data.shards import Samples
+from mpisim.learning.objective import OBJECTIVES, Predictions
 
 ROW_ALIGNMENT = 16  # float32 scalars: 64 bytes
 
@@ -72,19 +76,41 @@ class BoundModel:
     Parameters
     ----------
     module : nn.Module
-        Gives the architecture; its own values are lost at the first ``bind``.
+        Gives the architecture, and the first values of the integer buffers; its other values are lost at the first
+        ``bind``.
+    objective : a name in OBJECTIVES
+        What its outputs predict.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, objective: str = "image"):
         self.module = module
+        self._predictions = OBJECTIVES[objective]
         self.layout = StateLayout.of(module)
         self.parameters: list[torch.Tensor] = list(module.parameters())
         self._tensors = list(_state(module).values())
+        self._counters = [buffer for buffer in module.buffers() if not buffer.is_floating_point()]
+        self._first_counters = [counter.clone() for counter in self._counters]
 
-    def bind(self, row: torch.Tensor) -> None:
-        """Let the module compute with, and training change, this row of X."""
+    def new_counters(self) -> list[torch.Tensor]:
+        """Return integer buffers for a node, with their first values, in the order of the module's buffers."""
+        return [counter.clone() for counter in self._first_counters]
+
+    def bind(self, row: torch.Tensor, counters: list[torch.Tensor] | None = None) -> None:
+        """Let the module compute with, and training change, this row of X and these integer buffers.
+
+        Parameters
+        ----------
+        row : float32 tensor, shape (num_columns,)
+        counters : what ``new_counters`` returned; None for integer buffers that are nobody's, new ones each time
+        """
         for tensor, view in zip(self._tensors, self.layout.views(row), strict=True):
             tensor.data = view
+        for tensor, counter in zip(self._counters, counters or self.new_counters(), strict=True):
+            tensor.data = counter
+
+    def predictions(self, samples: Samples) -> Predictions:
+        """Return the logits, targets and labels of what the bound model predicts about some samples."""
+        return self._predictions(self.module(samples.inputs), samples)
 
     @torch.no_grad()
     def read(self, module: nn.Module, row: torch.Tensor) -> None:

@@ -91,6 +91,11 @@ OPTIMIZERS: dict[str, Callable[[OptimizerSettings, list[torch.Tensor]], Step]] =
 }
 
 
+def new_step(model: BoundModel, settings: OptimizerSettings) -> Step:
+    """Return an optimizer with new state, for whatever row the model is bound to when it is called."""
+    return OPTIMIZERS[settings.name](settings, model.parameters)
+
+
 def batches(num_samples: int, batch_size: int, order: torch.Tensor | None) -> Iterator[slice | torch.Tensor]:
     """Yield what selects each batch: slices in the order the samples lie, or parts of a shuffled order.
 
@@ -101,41 +106,87 @@ def batches(num_samples: int, batch_size: int, order: torch.Tensor | None) -> It
         yield slice(start, stop) if order is None else order[start:stop]
 
 
+@dataclass(frozen=True)
+class Proximal:
+    """The proximal term (strength / 2) · Σ_j ‖x - x_j‖² over the neighbors j, as they were when the round began.
+
+    Attributes
+    ----------
+    strength : float
+    num_neighbors : int
+    neighbor_sum : list of tensors
+        Σ_j x_j, in the shapes of the parameters.
+
+    References
+    ----------
+    Li et al., "Federated optimization in heterogeneous networks" (FedProx), 2020; with a node's neighbors in place of
+    the server.
+    """
+
+    strength: float
+    num_neighbors: int
+    neighbor_sum: list[torch.Tensor]
+
+    def add_gradient(self, gradients: list[torch.Tensor], parameters: list[torch.Tensor]) -> None:
+        """Add the term's gradient, strength · (num_neighbors · x - Σ_j x_j), in place."""
+        torch._foreach_add_(gradients, parameters, alpha=self.strength * self.num_neighbors)
+        torch._foreach_sub_(gradients, self.neighbor_sum, alpha=self.strength)
+
+
 def train_node(
     model: BoundModel,
     row: torch.Tensor,
     shard: Samples,
-    optimizer: OptimizerSettings,
+    step: Step,
     batch_size: int,
     orders: list[torch.Tensor | None],
+    counters: list[torch.Tensor] | None = None,
+    *,
+    transform: Callable[[torch.Tensor, slice | torch.Tensor], torch.Tensor] | None = None,
+    proximal: Proximal | None = None,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> float:
     """Train one node for some epochs; its row of X changes in place.
 
     Parameters
     ----------
     row : float32 tensor, shape (num_columns,)
+    step : from ``new_step``
     orders : list of (int64 tensor of shape (num_samples,), or None)
         One for each epoch: the order of the samples, None for the order they lie in.
+    counters : the node's integer buffers, which change in place; None if nobody keeps them
+    transform : function of (inputs of a batch, what selected them), optional
+        Returns the inputs to train on.
+    proximal : Proximal, optional
+    after_epoch : function, optional
+        Called with the number of each finished epoch, from 0; it may use the model for tests.
 
     Returns
     -------
     float
-        The mean over epochs and samples of the loss (cross-entropy, in nats), each taken when its batch was trained on.
+        The mean over epochs and samples of the loss (cross-entropy, in nats, without the proximal term), each taken
+        when its batch was trained on.
     """
-    model.bind(row)
-    model.module.train()
-    step = OPTIMIZERS[optimizer.name](optimizer, model.parameters)
     losses: list[torch.Tensor] = []
     sizes: list[int] = []
-    for order in orders:
+    for epoch, order in enumerate(orders):
+        model.bind(row, counters)
+        model.module.train()
         for batch in batches(len(shard), batch_size, order):
-            inputs, labels = shard.inputs[batch], shard.labels[batch]
-            loss = F.cross_entropy(model.module(inputs), labels)
-            gradients = torch.autograd.grad(loss, model.parameters)
+            samples = shard.take(batch)
+            if transform is not None:
+                samples = Samples(transform(samples.inputs, batch), samples.labels)
+            logits, targets, _ = model.predictions(samples)
+            loss = F.cross_entropy(logits, targets)
+            gradients = list(torch.autograd.grad(loss, model.parameters))
             with torch.no_grad():
-                step(list(gradients))
+                if proximal is not None:
+                    proximal.add_gradient(gradients, model.parameters)
+                step(gradients)
             losses.append(loss.detach())
-            sizes.append(len(labels))
+            sizes.append(len(samples))
+        if after_epoch is not None:
+            after_epoch(epoch)
     # Read once: a look at every loss would make a GPU wait for each step.
     values = torch.stack(losses).double().cpu()
     return float((values * torch.tensor(sizes, dtype=torch.float64)).sum()) / (len(shard) * len(orders))

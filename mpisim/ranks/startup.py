@@ -6,6 +6,7 @@ import ctypes
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from mpi4py import MPI
 from mpisim.errors import InputError
 from mpisim.ranks.waiting import Waiting
 
-# Each launcher's word for the number of ranks it started: PALS, Hydra and Slurm's PMI, PMIx, Open MPI, Slurm.
+# Each launcher's word for the number of ranks it started, and for this one: PALS, Hydra, Open MPI, Slurm, PMIx.
 SIZE_VARIABLES = ("PALS_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+FORWARDING_SECONDS = 0.5  # a launcher forwards the last words of a rank before it kills all; not always at once
 MAX_CORES = 8192  # of one host; Linux's own limit
 RANK_VARIABLES = ("PALS_RANKID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
@@ -38,9 +40,6 @@ def check_launcher(comm_size: int, environment: Mapping[str, str]) -> None:
     for variable in (*SIZE_VARIABLES, *RANK_VARIABLES):
         value = environment.get(variable, "")
         limit = 1 if variable in SIZE_VARIABLES else 0
-        # A batch script's own shell has SLURM_NTASKS too; only a launched process has a rank.
-        if variable == "SLURM_NTASKS" and "SLURM_PROCID" not in environment:
-            continue
         if value.isdigit() and int(value) > limit:
             raise InputError(
                 f"the launcher says {variable}={value}, but this rank is alone in its MPI: mpi4py uses another MPI"
@@ -107,12 +106,17 @@ def usable_cores() -> set[int]:
 
 
 def abort(comm: MPI.Comm) -> None:
-    """End every rank with code 1, for the exception that is being handled; print whose it is."""
-    rank, host = comm.rank, socket.gethostname()
+    """End every rank with code 1, for the exception that is being handled; print whose it is.
+
+    Returns where there is one rank, whose exception then ends the process by itself.
+    """
     sys.stdout.flush()
-    sys.stderr.write(f"mpisim: rank {rank} of {comm.size} on {host} failed:\n{traceback.format_exc()}")
+    text = traceback.format_exc()
+    sys.stderr.write(f"mpisim: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}")
     sys.stderr.flush()
-    comm.Abort(1)
+    if comm.size > 1:
+        time.sleep(FORWARDING_SECONDS)
+        comm.Abort(1)
 
 
 def end(code: int) -> NoReturn:

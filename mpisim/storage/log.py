@@ -1,17 +1,18 @@
-"""The log: one HDF5 file per run, written by rank 0 alone, whole after every round.
+"""The log: one HDF5 file per run, written by rank 0 alone, whole at every moment.
 
-Each round is one open, append and close in HDF5's default format (about 1 ms). A file that is closed is a file that
-opens: whoever kills the run, at whatever moment between two appends, finds every finished round in it. The dimensions
-are HDF5 dimension scales, so h5py, netCDF tools and xarray read it as it stands.
+Each round is appended to a copy, which then takes the log's place: whoever kills the run, and whatever fails in the
+middle of a write, finds every finished round in a file that opens, and a reader never meets half a round. A copy costs
+little: a log holds a few hundred bytes of each node and round, which took milliseconds at least to train. The
+dimensions are HDF5 dimension scales, so h5py, netCDF tools and xarray read the file as it stands.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
-import tempfile
-import time
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 SCHEMA = "mpisim-log"
 SCHEMA_VERSION = 1
 CHUNK_BYTES = 16_384
-PATIENCE = 0.2  # seconds: readers of ours are done in a few milliseconds
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,17 @@ VARIABLES: dict[str, Variable] = {
         " before aggregation",
     ),
     "temperature": Variable(("round",), "f8", "1", "temperature of the softmax that makes the mixing weights"),
-    "participated": Variable(ROUND_NODE, "i1", "1", "1 if the node trained and aggregated in the round"),
+    "participated": Variable(ROUND_NODE, "i1", "1", "1 if the node took part in the round"),
     "train_seconds": Variable(ROUND_RANK, "f8", "s", "time in local training"),
     "test_seconds": Variable(ROUND_RANK, "f8", "s", "time in tests, while messages travel"),
     "exchange_seconds": Variable(ROUND_RANK, "f8", "s", "time in sending models and waiting for them"),
     "mix_seconds": Variable(ROUND_RANK, "f8", "s", "time in aggregation"),
-    "log_seconds": Variable(ROUND_RANK, "f8", "s", "time in handing in results and, on rank 0, writing the log"),
+    "log_seconds": Variable(
+        ROUND_RANK,
+        "f8",
+        "s",
+        "time in handing in results and, on rank 0, waiting for them and writing the round before to the log",
+    ),
     "bytes_sent": Variable(ROUND_RANK, "i8", "byte", "model state sent to other ranks"),
     "degree": Variable(("node",), "i8", "1", "number of neighbors"),
     "betweenness": Variable(("node",), "f8", "1", "betweenness centrality, normalised, endpoints counted"),
@@ -84,7 +89,7 @@ DIMENSIONS = {
 
 
 class Log:
-    """A log being written. Between two calls the file is closed, and whole.
+    """A log being written. It is closed, and whole, between any two calls and within them.
 
     Parameters
     ----------
@@ -94,7 +99,6 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
-        self._patience = PATIENCE
 
     @classmethod
     def create(
@@ -106,8 +110,6 @@ class Log:
         overwrite: bool = False,
     ) -> Log:
         """Make the file: all variables, those without rounds filled.
-
-        The file appears whole: it is written under another name first.
 
         Parameters
         ----------
@@ -127,21 +129,14 @@ class Log:
         import h5py
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        try:
-            with h5py.File(temporary, "w") as file:
+        with _successor(path) as successor:
+            with h5py.File(successor, "w") as file:
                 _write_attributes(file, attributes)
                 _make_variables(file, dict(sizes) | {"round": 0}, static)
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)  # mkstemp lets nobody else read
             if overwrite:
-                Path(temporary).replace(path)
+                successor.replace(path)
             else:
-                os.link(temporary, path)  # unlike a rename, fails if the name is taken, whoever took it
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+                os.link(successor, path)  # unlike a rename, fails if the name is taken, whoever took it
         return cls(path)
 
     def append(self, round: int, values: Mapping[str, Any]) -> None:
@@ -157,41 +152,58 @@ class Log:
         ------
         ValueError
             If a variable is missing, or there is no such variable.
+        OSError
+            If the round cannot be written; the log then is as it was.
         """
         with_rounds = {name for name, variable in VARIABLES.items() if variable.dims[0] == "round"}
         if values.keys() != with_rounds:
             raise ValueError(f"the round lacks, or has beside the variables: {values.keys() ^ with_rounds}")
-        with self._open() as file:
+        with self._changed() as file:
             position = file["round"].shape[0]
-            file["round"].resize(position + 1, axis=0)
-            file["round"][position] = round
-            for name, value in values.items():
+            for name, value in (("round", round), *values.items()):
                 file[name].resize(position + 1, axis=0)
                 file[name][position] = value
 
     def set_status(self, status: str) -> None:
-        """Say how the run stands: "running", "interrupted" or "complete"."""
-        with self._open() as file:
+        """Say how the run stands: "running" or "complete"."""
+        with self._changed() as file:
             file.attrs["status"] = status
 
-    def _open(self) -> h5py.File:
-        """Open the file to append: locked, so that nobody reads half a round, or after a while without the lock.
-
-        A reader that keeps the file open, as a notebook does, must not stop the run.
-        """
+    @contextmanager
+    def _changed(self) -> Iterator[h5py.File]:
+        """Give a copy of the file to change; if all goes well, it takes the log's place."""
         import h5py
 
-        give_up = time.monotonic() + self._patience
-        while time.monotonic() < give_up:
-            try:
-                file = h5py.File(self.path, "r+")
-            except BlockingIOError:
-                time.sleep(0.005)
-            else:
-                self._patience = PATIENCE
-                return file
-        self._patience /= 2  # so that all rounds together wait for such a reader no longer than two of them
-        return h5py.File(self.path, "r+", locking=False)
+        with _successor(self.path) as successor:
+            shutil.copyfile(self.path, successor)
+            with h5py.File(successor, "r+") as file:
+                yield file
+            with successor.open("rb") as written:
+                os.fsync(written.fileno())  # or a host that crashes could leave a name without content
+            successor.replace(self.path)
+
+
+@contextmanager
+def _successor(path: Path) -> Iterator[Path]:
+    """Give the name of a file beside the log that may take its place; afterwards nothing of that name is left."""
+    successor = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield successor
+    finally:
+        successor.unlink(missing_ok=True)
+
+
+def is_log(path: Path) -> bool:
+    """Return whether a file is a log of mpisim, and so may be replaced by one."""
+    import h5py
+
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("schema") == SCHEMA)
+    except OSError:
+        return False
 
 
 def _write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import mpisim
 LIBRARIES = ("h5py", "mpi4py", "networkx", "numpy", "scipy", "torch", "torchvision")
 
 
-def provenance(config: dict[str, Any], hosts: list[str], devices: list[str], mpi_version: str) -> dict[str, str]:
+def provenance(
+    config: dict[str, Any], hosts: list[str], devices: list[str], threads: list[int], mpi_version: str
+) -> dict[str, str]:
     """Return the root attributes of a log, all of them text; lists and dictionaries as JSON.
 
     Parameters
     ----------
-    hosts, devices : of each rank
+    hosts, devices, threads : of each rank that owns nodes
     """
-    command = " ".join(sys.argv)
+    command = shlex.join(_command(sys.argv))
     return {
         "title": f"{config['strategy']} on {config['topology']}, {config['dataset']}, seed {config['seed']}",
         "history": f"made by {command}",
@@ -34,8 +37,17 @@ def provenance(config: dict[str, Any], hosts: list[str], devices: list[str], mpi
         "mpi_version": mpi_version,
         "hosts": json.dumps(hosts),
         "devices": json.dumps(devices),
+        "threads": json.dumps(threads),
         "PBS_JOBID": os.environ.get("PBS_JOBID", ""),
     }
+
+
+def _command(arguments: list[str]) -> list[str]:
+    """Return a command line as a person would type it."""
+    program = Path(arguments[0])
+    if program.parent.name == "mpisim":  # python -m puts the file's full path there
+        return ["python", "-m", f"mpisim.{program.stem}", *arguments[1:]]
+    return [program.name, *arguments[1:]]
 
 
 def _version(distribution: str) -> str:
