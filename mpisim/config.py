@@ -6,20 +6,19 @@ data set's recipe < TOML file < flag.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpisim.arguments import OneLineParser
 from mpisim.data.datasets import DATASETS
 from mpisim.data.ood import OOD_KINDS
 from mpisim.errors import InputError, unknown_name
-from mpisim.graphs.mixing import NORMALIZATIONS, STRATEGIES
+from mpisim.graphs.mixing import NORMALIZATIONS
+from mpisim.graphs.schedule import SCHEDULES
+from mpisim.graphs.strategies import STRATEGIES
 
 INITS = ("common", "independent")
 DEVICES = ("auto", "cpu", "cuda", "xpu")
@@ -67,6 +66,14 @@ class Config:
     )
     temperature: float = _option("mixing", 0.1, float, "of the softmax; negative prefers the least central neighbor")
 
+    schedule: str = _option("mixing", "constant", str, "how 1 / temperature changes over the rounds", choices=SCHEDULES)
+    schedule_period: int = _option("mixing", 5, int, "rounds until cosine restarts, or oscillate turns", least=1)
+    schedule_multiplier: int = _option("mixing", 1, int, "how much longer each period of cosine is", least=1)
+    schedule_floor: float | None = _option(
+        "mixing", None, float, "what 1 / temperature falls to: 0 for cosine, 1 for exponential"
+    )
+    schedule_decay: float = _option("mixing", 0.95, float, "factor per round of exponential", above=0, most=1)
+
     dataset: str = _option("data", "digits", str, "the data set, which brings its recipe", choices=DATASETS)
     data_dir: str = _option("data", "data", str, "where data sets are, or are downloaded to")
     no_download: bool = _option("data", False, bool, "take only data that is on disk")
@@ -75,6 +82,7 @@ class Config:
     label_alpha: float = _option("data", 1000.0, float, "Dirichlet concentration of the nodes' labels", above=0)
     sample_alpha: float = _option("data", 1000.0, float, "Dirichlet concentration of the nodes' shard sizes", above=0)
 
+    augment: bool = _option("data", False, bool, "crop and flip training images at random (not the OOD ones)")
     data_placement: str = _option(
         "data",
         "random",
@@ -115,10 +123,24 @@ class Config:
     momentum: float = _option("learning", 0.0, float, "of sgd", least=0, below=1)
     weight_decay: float = _option("learning", 0.0, float, "L2 penalty (decoupled for adamw)", least=0, most=1e30)
     betas: tuple[float, ...] = _option("learning", (0.9, 0.999), float, "of adam and adamw", count=2, least=0, below=1)
+    keep_optimizer_state: bool = _option("learning", False, bool, "from round to round, in place of a new one")
+    proximal: float = _option(
+        "learning",
+        0.0,
+        float,
+        "strength of the pull towards the neighbors' models, as the round begins",
+        least=0,
+        most=1e30,
+    )
     shuffle: bool = _option(
         "learning", False, bool, "train in a new order each epoch (the OOD samples then lie anywhere)"
     )
     no_train: bool = _option("learning", False, bool, "only mix the initial models")
+
+    participation: float = _option(
+        "faults", 1.0, float, "share of the nodes that train and mix in a round", above=0, most=1
+    )
+    link_dropout: float = _option("faults", 0.0, float, "probability that an edge fails in a round", least=0, below=1)
 
     device: str = _option("execution", "auto", str, "what each rank computes on", choices=DEVICES)
     threads: int | None = _option(
@@ -152,8 +174,17 @@ class Config:
             raise InputError(f"--name {self.name!r}: must be a plain file name; --output takes a path")
         if self.ood_node is not None and self.ood_rank is not None:
             raise InputError("--ood-node and --ood-rank: give one of them")
+        if self.schedule == "exponential" and (self.schedule_floor or 0) < 0:
+            raise InputError(f"--schedule-floor {self.schedule_floor:g}: of exponential must be 0 or more")
+        if self.augment and DATASETS[self.dataset].kind != "image":
+            raise InputError(f"--augment: is for images, not for {self.dataset}")
         if self.overwrite and self.output is None:
             raise InputError("--overwrite: needs --output, without it a run takes the next free name")
+
+    @property
+    def exchanges(self) -> int:
+        """How many times models travel in a round: the proximal term needs the neighbors' before training too."""
+        return 2 if self.proximal else 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options by name, as JSON can hold them."""
@@ -165,7 +196,8 @@ def _known(kind: str, name: str, registry: Any) -> None:
         raise unknown_name(kind, name, registry)
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """Return the flag of an option."""
     return "--" + name.replace("_", "-")
 
 
@@ -178,7 +210,7 @@ def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
         values = value if isinstance(value, (list, tuple)) else [value]
         if not values or (rules["count"] != "+" and len(values) != rules["count"]):
             wanted = "one value or more" if rules["count"] == "+" else f"{rules['count']} values"
-            raise InputError(f"{_flag(option.name)} {value}: takes {wanted}")
+            raise InputError(f"{flag(option.name)} {value}: takes {wanted}")
         return tuple(_checked_one(option.name, rules, each) for each in values)
     return _checked_one(option.name, rules, value)
 
@@ -189,13 +221,13 @@ def _checked_one(name: str, rules: Any, value: Any) -> Any:
         value = float(value) if abs(value) < 2**1000 else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         wanted = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[kind]
-        raise InputError(f"{_flag(name)} {value!r}: must be {wanted}")
+        raise InputError(f"{flag(name)} {value!r}: must be {wanted}")
     if "choices" in rules and value not in rules["choices"]:
         raise unknown_name(name.replace("_", " "), value, rules["choices"])
     if kind is float and not math.isfinite(value):
-        raise InputError(f"{_flag(name)} {value}: must be finite")
+        raise InputError(f"{flag(name)} {value}: must be finite")
     if kind is int and abs(value) >= 2**63:
-        raise InputError(f"{_flag(name)} {value}: is too large")
+        raise InputError(f"{flag(name)} {value}: is too large")
     bounds: dict[str, tuple[Callable[[Any], bool], str]] = {
         "least": (lambda bound: value >= bound, "must be {} or more"),
         "most": (lambda bound: value <= bound, "must be {:g} at most"),
@@ -204,99 +236,5 @@ def _checked_one(name: str, rules: Any, value: Any) -> Any:
     }
     for rule, (holds, text) in bounds.items():
         if rule in rules and not holds(rules[rule]):
-            raise InputError(f"{_flag(name)} {value}: {text.format(rules[rule])}")
+            raise InputError(f"{flag(name)} {value}: {text.format(rules[rule])}")
     return value
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``python -m mpisim.run``: a flag for every option, and --config."""
-    parser = OneLineParser(
-        prog="python -m mpisim.run",
-        description="Run one experiment on any number of MPI ranks and log it.",
-        epilog="exit codes: 0 complete, 2 wrong input, 1 anything else",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    groups = {"run": parser.add_argument_group("run")}
-    groups["run"].add_argument("--config", metavar="FILE.toml", help="options from a file; flags win")
-    for option in dataclasses.fields(Config):
-        rules = option.metadata
-        group = groups.setdefault(rules["group"], parser.add_argument_group(rules["group"]))
-        help_text = rules["help"] + _default_text(option)
-        if rules["kind"] is bool:
-            # A negative option has no further negation; the others can be taken back from a file by --no-….
-            plain = option.name.startswith("no_")
-            group.add_argument(
-                _flag(option.name), action="store_true" if plain else argparse.BooleanOptionalAction, help=help_text
-            )
-            continue
-        group.add_argument(
-            _flag(option.name),
-            type=rules["kind"],
-            nargs=rules.get("count"),
-            metavar=_metavar(option),
-            help=help_text,
-        )
-    return parser
-
-
-def _metavar(option: dataclasses.Field[Any]) -> str:
-    if option.name in ("data_dir", "output", "name"):
-        return {"data_dir": "DIR", "output": "FILE.h5", "name": "NAME"}[option.name]
-    return {int: "N", float: "X", str: option.name.upper()}[option.metadata["kind"]]
-
-
-def _default_text(option: dataclasses.Field[Any]) -> str:
-    choices = ""
-    if "choices" in option.metadata:
-        choices = f"; one of {', '.join(sorted(option.metadata['choices']))}"
-    if option.metadata.get("recipe"):
-        return f"{choices} (the data set's)"
-    if option.metadata["kind"] is bool or option.default is None:
-        return choices
-    default = option.default if not isinstance(option.default, tuple) else " ".join(map(str, option.default))
-    return f"{choices} ({default})".replace("%", "%%")
-
-
-def parse_config(arguments: Sequence[str]) -> Config:
-    """Return the options of a command line, and of the TOML file it names.
-
-    Raises
-    ------
-    InputError
-        If anything in either is wrong.
-    SystemExit
-        With code 0, after ``--help``.
-    """
-    flags = vars(make_parser().parse_args(list(arguments)))
-    path = flags.pop("config", None)
-    from_file = {} if path is None else read_toml(Path(path))
-    return Config(**(from_file | flags))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the options in a TOML file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or has a key that is no option.
-    """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
-    try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as TOML: {error}") from error
-    known = {option.name for option in dataclasses.fields(Config)}
-    for key in options:
-        if key not in known:
-            raise InputError(
-                f"{path}: unknown key {key!r}: the keys are the flags with underscores (--help lists them)"
-            )
-    return options

@@ -22,8 +22,10 @@ from mpisim.errors import InputError
 from mpisim.exchange.neighborhood import ExchangePlan, plan_exchange
 from mpisim.graphs.centrality import betweenness_centrality
 from mpisim.graphs.generators import make_topology
-from mpisim.graphs.mixing import MixingRule, mixing_rule
+from mpisim.graphs.mixing import MixingRule
+from mpisim.graphs.participation import participants
 from mpisim.graphs.placement import contiguous
+from mpisim.graphs.strategies import mixing_rule
 from mpisim.graphs.topology import Topology
 from mpisim.learning.parameters import StateLayout
 from mpisim.models import catalog
@@ -97,7 +99,8 @@ class Experiment:
         if self.rule.similarity:  # W follows from the trained models
             link_weight = np.full(len(self.rule.indices), np.nan)
         else:
-            link_weight = self.rule.weights(config.seed, 1, 1 / config.temperature)
+            takes_part = participants(num_nodes, config.participation, config.seed, 1)
+            link_weight = self.rule.weights(config.seed, 1, 1 / config.temperature, takes_part=takes_part)
         return {
             "degree": self.topology.degrees,
             "betweenness": betweenness,
@@ -124,7 +127,7 @@ def decide(config: Config, num_ranks: int) -> Experiment:
     ood_nodes = choose_ood_nodes(config, topology)
     train, test = load(config)
     shards, test_split = deal(config, topology, ood_nodes, train, test)
-    rule = mixing_rule(topology, config.strategy, _num_samples(shards), config.normalize)
+    rule = mixing_rule(topology, config.strategy, _num_samples(shards), config.normalize, config.link_dropout)
     rank_of_node = contiguous(topology.num_nodes, num_ranks)
     plans = plan_exchange(rule, rank_of_node, int(rank_of_node.max()) + 1)
     with torch.device("meta"):  # shapes without memory

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from mpisim.config import Config
+from mpisim.data.augment import crop_and_flip
 from mpisim.data.shards import joined, unpack
 from mpisim.dealing import dataset_of, ood_change
 from mpisim.experiment import make_model
 from mpisim.learning.evaluation import Scores, evaluate
 from mpisim.learning.parameters import BoundModel, allocate_rows
-from mpisim.learning.training import OptimizerSettings, new_step, train_node
+from mpisim.learning.training import OptimizerSettings, Proximal, Step, new_step, train_node
 from mpisim.streams import Purpose, stream, torch_seed
 
 
@@ -49,6 +50,9 @@ class Nodes:
         change = ood_change(config)
         rngs = [stream(config.seed, Purpose.OOD_CHANGE, node=int(node)) for node in own]
         self.shards = [joined(clean, ood) for clean, ood in unpack(shards, dataset, change, device, rngs)]
+        self.num_clean = shards["num_clean"].tolist()
+        self.black = -dataset.offset
+        self.kept_steps: dict[int, Step] = {}
         rngs = [stream(config.seed, Purpose.OOD_TEST_CHANGE)]
         [(self.iid_test, self.ood_test)] = unpack(test, dataset, change, device, rngs)
         self.optimizer = OptimizerSettings(
@@ -75,26 +79,62 @@ class Nodes:
                 initial = make_model(self.config, dataset_of(self.config))
             self.model.read(initial, self.parameters[position])
 
-    def train(self, round: int) -> np.ndarray:
-        """Train every node for a round; return their mean losses, NaN where none was trained."""
+    def train(
+        self, round: int, takes_part: np.ndarray, neighbor_sums: tuple[torch.Tensor, np.ndarray] | None
+    ) -> np.ndarray:
+        """Train every node that takes part for a round; return the nodes' mean losses, NaN where one did not train.
+
+        Parameters
+        ----------
+        takes_part : bool array, shape (num_own,)
+        neighbor_sums : (float32 tensor like ``parameters``, int array of shape (num_own,)), for the proximal term only
+            The sum of each node's neighbors' models as the round begins, and their number.
+        """
         losses = np.full(len(self.own), np.nan)
         if self.config.no_train:
             return losses
         for position, node in enumerate(self.own):
+            if not takes_part[position]:
+                continue
             shard = self.shards[position]
-            orders = self._orders(int(node), round, len(shard))
             # Only torch can draw what dropout drops: seeded here, a node loses the same on whatever rank it is.
             torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, node=int(node), round=round))
             losses[position] = train_node(
                 self.model,
                 self.parameters[position],
                 shard,
-                new_step(self.model, self.optimizer),
+                self._step(position),
                 int(self.config.batch_size or 1),
-                orders,
+                self._orders(int(node), round, len(shard)),
                 self.counters[position],
+                transform=self._augmentation(position, round) if self.config.augment else None,
+                proximal=None if neighbor_sums is None else self._proximal(position, *neighbor_sums),
             )
         return losses
+
+    def _step(self, position: int) -> Step:
+        """Return a node's optimizer: with new state, or with what it had after its last round."""
+        if not self.config.keep_optimizer_state:
+            return new_step(self.model, self.optimizer)
+        if position not in self.kept_steps:
+            self.kept_steps[position] = new_step(self.model, self.optimizer)
+        return self.kept_steps[position]
+
+    def _proximal(self, position: int, sums: torch.Tensor, counts: np.ndarray) -> Proximal:
+        views = self.model.layout.views(sums[position])[: len(self.model.parameters)]
+        return Proximal(self.config.proximal, int(counts[position]), views)
+
+    def _augmentation(self, position: int, round: int) -> Callable[[torch.Tensor, slice | torch.Tensor], torch.Tensor]:
+        """Return what moves and flips a batch's images, but those out of distribution: a trigger stays in its place."""
+        rng = stream(self.config.seed, Purpose.AUGMENTATION, node=int(self.own[position]), round=round)
+        num_clean = self.num_clean[position]
+
+        def transform(images: torch.Tensor, batch: slice | torch.Tensor) -> torch.Tensor:
+            samples = torch.arange(batch.start, batch.stop) if isinstance(batch, slice) else batch
+            is_clean = (samples.to(images.device) < num_clean)[:, None, None, None]
+            return torch.where(is_clean, crop_and_flip(images, self.black, rng), images)
+
+        return transform
 
     def _orders(self, node: int, round: int, num_samples: int) -> list[torch.Tensor | None]:
         if not self.config.shuffle:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 import mpisim
+from mpisim.config import Config
 from mpisim.display import plain_bytes
 from mpisim.experiment import Experiment, free_output
-from mpisim.graphs.mixing import STRATEGIES
+from mpisim.graphs.strategies import STRATEGIES
 
 
 def plan_rows(experiment: Experiment, places: list[dict[str, str | int]], num_ranks: int) -> list[tuple[str, str]]:
@@ -33,6 +34,7 @@ def plan_rows(experiment: Experiment, places: list[dict[str, str | int]], num_ra
         ("messages", _messages(experiment)),
         ("log", str(free_output(config)) + (" (not written: --dry-run)" if config.dry_run else "")),
     ]
+    rows += [("note", text) for text in _notes(config)]
     if num_ranks > experiment.num_ranks:
         idle = num_ranks - experiment.num_ranks
         rows.append(
@@ -73,8 +75,22 @@ def _mixing(experiment: Experiment) -> str:
     if STRATEGIES[config.strategy].normalization is not None:
         return config.strategy
     if config.normalize == "softmax":
-        return f"{config.strategy}, softmax at temperature {config.temperature:g}"
+        course = "" if config.schedule == "constant" else f" at first, schedule {config.schedule}"
+        return f"{config.strategy}, softmax at temperature {config.temperature:g}{course}"
     return f"{config.strategy}, divided by the sum"
+
+
+def _notes(config: Config) -> list[str]:
+    """Return what a person may not expect of the options."""
+    notes = []
+    if config.participation < 1:
+        notes.append(f"in each round {config.participation:.0%} of the nodes take part, drawn anew")
+    if config.link_dropout:
+        notes.append(f"in each round every edge fails with probability {config.link_dropout:g}")
+    falls_below_zero = config.schedule == "cosine" and (config.schedule_floor or 0) < 0
+    if config.temperature < 0 or falls_below_zero or config.schedule == "oscillate":
+        notes.append("where the temperature is negative, the least central neighbor weighs most")
+    return notes
 
 
 def _data(experiment: Experiment) -> str:
@@ -103,7 +119,8 @@ def _model(experiment: Experiment) -> str:
     training = (
         f"{config.optimizer}, lr {config.lr:g}, batch {config.batch_size}" if not config.no_train else "no training"
     )
-    return f"{config.model}, {experiment.num_columns:,} parameters, {start}; {training}"
+    pull = f", proximal {config.proximal:g}" if config.proximal else ""
+    return f"{config.model}, {experiment.num_columns:,} parameters, {start}; {training}{pull}"
 
 
 def _ranks(experiment: Experiment, places: list[dict[str, str | int]]) -> str:
@@ -121,4 +138,5 @@ def _ranks(experiment: Experiment, places: list[dict[str, str | int]]) -> str:
 def _messages(experiment: Experiment) -> str:
     messages = sum(plan.num_messages for plan in experiment.plans)
     sent = sum(plan.bytes_sent(experiment.num_columns) for plan in experiment.plans)
-    return f"{_count(messages, 'message')} and {plain_bytes(sent)} between ranks each round"
+    times = experiment.config.exchanges
+    return f"{_count(messages * times, 'message')} and {plain_bytes(sent * times)} of models between ranks each round"

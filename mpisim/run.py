@@ -64,16 +64,17 @@ def _run(comm: Any, arguments: Sequence[str]) -> int:
             print(f"mpisim: {line}", file=sys.stderr, flush=True)
         waiting.barrier(comm)
         return 2
-    if comm.rank == 0 and path is not None and not config.quiet:
+    if comm.rank == 0 and path is not None:
         from mpisim.analysis.summary import as_text, summarize
+        from mpisim.display import Display
 
         command = shlex.join(["python", "-m", "mpisim.report", "summary", str(path)])
-        print(f"\n{as_text(summarize(path))}\nlook at it: {command}", flush=True)
+        Display(config.rounds, config.quiet).line(f"\n{as_text(summarize(path))}\nlook at it: {command}")
     return 0
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any] | None:
-    from mpisim.config import parse_config
+    from mpisim.arguments import parse_config
 
     try:
         return parse_config(arguments).as_dict()

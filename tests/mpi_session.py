@@ -26,13 +26,13 @@ from mpisim.exchange.mixing import mix, positions_in_rows
 from mpisim.exchange.neighborhood import NeighborhoodExchange, connect, plan_exchange
 from mpisim.experiment import decide
 from mpisim.graphs.generators import make_topology
-from mpisim.graphs.mixing import mixing_matrix, mixing_rule
 from mpisim.graphs.placement import contiguous
+from mpisim.graphs.strategies import mixing_matrix, mixing_rule
 from mpisim.learning.parameters import allocate_rows
 from mpisim.ranks.messages import broadcast_arrays, from_rank_zero, receive_arrays, send_arrays, to_rank_zero
 from mpisim.ranks.startup import find_place, usable_cores
 from mpisim.ranks.waiting import Waiting
-from mpisim.simulation import Rounds
+from mpisim.rounds import Rounds
 
 WAITING = Waiting()
 CPU = torch.device("cpu")
@@ -52,6 +52,39 @@ EXPERIMENTS = {
     "fl": {"topology": "ring:n=6", "strategy": "fl", "init": "independent"},
     "random": {"topology": "ws:n=8,k=4,p=0.5,seed=1", "strategy": "random", "shuffle": True, "seed": 7},
     "weighted": {"topology": "star:n=7", "strategy": "weighted", "optimizer": "adam", "lr": 0.01, "sample_alpha": 1.0},
+    "everything": {
+        "topology": "links.txt",
+        "strategy": "random",
+        "schedule": "cosine",
+        "participation": 0.7,
+        "link_dropout": 0.2,
+        "optimizer": "adam",
+        "lr": 0.01,
+        "proximal": 0.05,
+        "keep_optimizer_state": True,
+        "shuffle": True,
+        "augment": True,
+        "trigger_position": "random",
+        "trigger_label": "shift",
+        "data_placement": "betweenness",
+    },
+    "similarity": {
+        "topology": "ba:n=8,m=2,seed=1",
+        "strategy": "degree-similarity",
+        "ood": "noise",
+        "ood_node": (0, 3),
+    },
+    "text": {
+        "topology": "ring:n=5",
+        "dataset": "tinymem",
+        "model": "gpt2-1layer",
+        "tinymem_examples": 60,
+        "tinymem_tests": 20,
+        "tinymem_context": 40,
+        "train_samples": 60,
+        "test_samples": 50,
+        "ood_fraction": 0.5,
+    },
     "failing": {"topology": "links.txt", "strategy": "metropolis", "label_alpha": 0.5, "ood": "none"},
 }
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from mpisim.config import Config, parse_config
+from mpisim.arguments import parse_config
+from mpisim.config import Config
 from mpisim.data.datasets import DATASETS
 from mpisim.errors import InputError
 
@@ -22,6 +23,11 @@ GIVEN = {
     "strategy": ("random", '"random"', "random"),
     "normalize": ("sum", '"sum"', "sum"),
     "temperature": ("-0.5", "-0.5", -0.5),
+    "schedule": ("cosine", '"cosine"', "cosine"),
+    "schedule_period": ("3", "3", 3),
+    "schedule_multiplier": ("2", "2", 2),
+    "schedule_floor": ("-5", "-5", -5.0),
+    "schedule_decay": ("0.5", "0.5", 0.5),
     "dataset": ("mnist", '"mnist"', "mnist"),
     "data_dir": ("files", '"files"', "files"),
     "no_download": ("", "true", True),
@@ -29,6 +35,7 @@ GIVEN = {
     "test_samples": ("50", "50", 50),
     "label_alpha": ("2", "2", 2.0),
     "sample_alpha": ("0.5", "0.5", 0.5),
+    "augment": ("", "true", True),
     "data_placement": ("degree", '"degree"', "degree"),
     "data_placement_offset": ("2", "2", 2),
     "tinymem_tasks": ("prime", '"prime"', "prime"),
@@ -52,8 +59,12 @@ GIVEN = {
     "momentum": ("0.9", "0.9", 0.9),
     "weight_decay": ("1", "1", 1.0),
     "betas": ("0.5 0.75", "[0.5, 0.75]", (0.5, 0.75)),
+    "keep_optimizer_state": ("", "true", True),
+    "proximal": ("0.1", "0.1", 0.1),
     "shuffle": ("", "true", True),
     "no_train": ("", "true", True),
+    "participation": ("0.5", "0.5", 0.5),
+    "link_dropout": ("0.25", "0.25", 0.25),
     "device": ("cpu", '"cpu"', "cpu"),
     "threads": ("2", "2", 2),
     "overwrite": ("--output a.h5", 'true\noutput = "a.h5"', True),
@@ -246,7 +257,7 @@ def test_help_names_every_flag_and_ends_with_code_0(capsys):
 def test_options_are_read_without_torch_or_mpi(arguments):
     script = """
 import sys
-from mpisim.config import parse_config
+from mpisim.arguments import parse_config
 try:
     parse_config(sys.argv[1:])
 except (SystemExit, ValueError):

@@ -14,15 +14,16 @@ PACKAGE = ROOT / "mpisim"
 FLOORS = [
     ["__init__"],
     ["errors"],
-    ["arguments", "libraries", "streams"],
+    ["libraries", "streams"],
     ["graphs", "ranks"],
     ["data", "models"],
     ["learning"],
     ["exchange", "storage", "analysis"],
     ["config", "display"],
-    ["dealing"],
+    ["arguments", "dealing"],
     ["experiment"],
     ["briefing", "nodes", "plan"],
+    ["rounds"],
     ["simulation"],
     ["run", "report"],
 ]

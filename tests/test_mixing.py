@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mpisim.errors import InputError
 from mpisim.graphs.generators import make_topology
-from mpisim.graphs.mixing import NORMALIZATIONS, STRATEGIES, MixingRule, mixing_matrix, mixing_rule
+from mpisim.graphs.mixing import NORMALIZATIONS, MixingRule
+from mpisim.graphs.strategies import STRATEGIES, mixing_matrix, mixing_rule
 from mpisim.graphs.topology import Topology, topology_from_edges
 from mpisim.streams import Purpose, stream
 
@@ -303,8 +304,13 @@ def test_the_weights_of_a_round_are_shared_by_those_who_answered(strategy: str, 
         drawn = stream(3, Purpose.RANDOM_WEIGHTS, round=round).random(24)
         scores = {"random": drawn, "weighted": train_samples}.get(strategy, np.ones(24))
         score_of_node = CENTRALITIES[strategy](graph) if strategy in CENTRALITIES else dict(enumerate(scores.tolist()))
+        # In federated learning nodes do not hear each other along these edges.
         expected = reference(
-            graph, strategy, normalization, score_of_node, answers=lambda i, j, works=works: works[i, j]
+            graph,
+            strategy,
+            normalization,
+            score_of_node,
+            answers=lambda i, j, works=works: strategy == "fl" or works[i, j],
         )
         W = mixing_matrix(topology, strategy, train_samples, normalization=normalization, seed=3, round=round)
         np.testing.assert_allclose(W.toarray(), expected, rtol=0, atol=1e-7 if strategy == "eigenvector" else 1e-13)
@@ -394,7 +400,7 @@ def test_the_least_alike_neighbor_gives_the_sign_of_the_inverse_temperature(
         entries = [list(rule.indices[rule.indptr[i] : rule.indptr[i + 1]]).index(j) for i, j in chosen.items()]
         exact = scores.round(12)  # many nodes are equally central
         sign = np.array([-1 if exact[chosen[node]] < exact[node] else 1 for node in range(33)])
-        W = dense(rule, rule.weights(0, round, inverse, rule.indptr[:-1] + entries))
+        W = dense(rule, rule.weights(0, round, inverse, least_alike=rule.indptr[:-1] + entries))
         np.testing.assert_allclose(W, softmax_rows(graph, scores, sign * abs(inverse)), rtol=0, atol=1e-12)
         signs |= set(sign)
     assert signs == {-1, 1}
@@ -409,18 +415,18 @@ def test_a_star_by_hand_whose_hub_flees_its_leaves_and_whose_leaves_seek_their_h
     for node in (1, 2, 3):
         expected[node, [0, node]] = np.array([np.exp(3), np.exp(1)]) / (np.exp(3) + np.exp(1))
     least_alike = np.array([2, 4, 6, 8])  # entries: hub's row 0…3, then (hub, leaf) three times
-    np.testing.assert_allclose(dense(rule, rule.weights(0, 1, 3.0, least_alike)), expected, rtol=1e-14)
+    np.testing.assert_allclose(dense(rule, rule.weights(0, 1, 3.0, least_alike=least_alike)), expected, rtol=1e-14)
 
 
 def test_without_neighbors_or_with_equal_scores_the_sign_is_positive() -> None:
     topology = topology_from_edges(4, np.array([(0, 1), (1, 2)]))
     rule = mixing_rule(topology, "degree-similarity", np.ones(4))
-    W = dense(rule, rule.weights(0, 1, 10.0, np.array([1, 2, 6, -1])))
+    W = dense(rule, rule.weights(0, 1, 10.0, least_alike=np.array([1, 2, 6, -1])))
     assert W[3].tolist() == [0, 0, 0, 1]
     assert W[0, 1] > W[0, 0]
     assert W[1, 0] > W[1, 1]  # its neighbor is less central
     ring = mixing_rule(make_topology("ring:n=5"), "degree-similarity", np.ones(5))
-    np.testing.assert_allclose(ring.weights(0, 1, 10.0, ring.indptr[:-1]), 1 / 3, rtol=1e-15)
+    np.testing.assert_allclose(ring.weights(0, 1, 10.0, least_alike=ring.indptr[:-1]), 1 / 3, rtol=1e-15)
 
 
 def test_scores_that_differ_by_their_rounding_alone_are_equal() -> None:
@@ -428,8 +434,8 @@ def test_scores_that_differ_by_their_rounding_alone_are_equal() -> None:
     scores = rule.scores.copy()
     scores[rule.indices == 2] = np.nextafter(scores[rule.indices == 2], 0)
     least_alike = np.array([1, 4, 6, 8])  # of node 1 it is node 2, its equal
-    W = dense(rule, rule.weights(0, 1, 10.0, least_alike))
-    rounded = dense(rule, dataclasses.replace(rule, scores=scores).weights(0, 1, 10.0, least_alike))
+    W = dense(rule, rule.weights(0, 1, 10.0, least_alike=least_alike))
+    rounded = dense(rule, dataclasses.replace(rule, scores=scores).weights(0, 1, 10.0, least_alike=least_alike))
     assert W[1, 0] < W[1, 2]
     np.testing.assert_allclose(rounded, W, rtol=1e-12)
 
@@ -450,7 +456,7 @@ def test_the_sign_also_holds_in_rounds_in_which_edges_fail() -> None:
             for i, j in first.items()
         ]
         sign = np.array([-1 if j >= 0 and degrees[j] < degrees[i] else 1 for i, j in first.items()])
-        W = dense(rule, rule.weights(3, round, 10.0, np.array(entries)))
+        W = dense(rule, rule.weights(3, round, 10.0, least_alike=np.array(entries)))
         np.testing.assert_allclose(W, softmax_rows(heard, degrees, 10.0 * sign), rtol=0, atol=1e-13)
 
 
@@ -475,12 +481,44 @@ def test_a_rank_computes_the_weights_of_the_whole_for_its_rows(strategy: str, da
     part = rule.of_rows(rows)
     round = data.draw(st.integers(1, 100))
     unlike = (lambda held: held.indptr[1:] - 1) if rule.similarity else lambda _: None  # the last of each row
-    whole = rule.weights(2, round, 10.0, unlike(rule))
+    whole = rule.weights(2, round, 10.0, least_alike=unlike(rule))
     entries = [slice(rule.indptr[row], rule.indptr[row + 1]) for row in rows]
     assert part.indices.tolist() == [int(node) for each in entries for node in rule.indices[each]]
-    weights = part.weights(2, round, 10.0, unlike(part))
+    weights = part.weights(2, round, 10.0, least_alike=unlike(part))
     assert weights.tolist() == [float(weight) for each in entries for weight in whole[each]]
     assert np.diff(part.indptr).tolist() == [each.stop - each.start for each in entries]
+
+
+# Faults.
+
+
+@pytest.mark.parametrize("strategy", ["unweighted", "fl", "degree", "metropolis", "scale", "none", "random"])
+def test_nodes_that_take_no_part_keep_their_models_and_are_not_heard(strategy: str) -> None:
+    topology = make_topology("ba:n=12,m=2,seed=0")
+    rule = mixing_rule(topology, strategy, np.ones(12))
+    takes_part = np.arange(12) % 3 != 1
+    everybody = dense(rule, rule.weights(0, 4, 10.0))
+    W = dense(rule, rule.weights(0, 4, 10.0, takes_part=takes_part))
+    for node in range(12):
+        if takes_part[node]:
+            expected = everybody[node] * takes_part
+            if strategy not in ("scale", "none"):
+                expected = expected / expected.sum()
+        else:
+            expected = np.eye(12)[node]
+        np.testing.assert_allclose(W[node], expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("strategy", ["unweighted", "fl"])
+def test_links_drop_in_both_directions_in_the_share_of_rounds_that_is_asked_for(strategy: str) -> None:
+    rule = mixing_rule(make_topology("ring:n=7"), strategy, np.ones(7), link_dropout=0.3)
+    works = np.array([dense(rule, rule.weights(0, round, 10.0)) > 0 for round in range(1, 2001)])
+    assert (works == works.transpose(0, 2, 1)).all()
+    assert works[:, range(7), range(7)].all()
+    linked = mixing_matrix(make_topology("ring:n=7"), strategy).toarray() > 0
+    share = works.mean(axis=0)[linked & ~np.eye(7, dtype=bool)]
+    assert len(share) == (42 if strategy == "fl" else 14)
+    assert np.abs(share - 0.7).max() < 4.5 * (0.21 / 2000) ** 0.5
 
 
 # Large graphs.

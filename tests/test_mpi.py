@@ -57,7 +57,9 @@ def test_any_number_of_ranks_gives_the_same_bits(launch, experiment):
     first, *others = [results_of(folder / f"{experiment}.h5") for folder in folders]
     assert first["status"] == "complete"
     assert first["iid_accuracy"].shape[0] == 5
-    assert len(np.unique(first["train_loss"])) == first["train_loss"].size  # the nodes did train, each on its own
+    trained = first["train_loss"][first["participated"] == 1]
+    assert len(np.unique(trained)) == trained.size > 0  # the nodes did train, each on its own
+    assert np.isnan(first["train_loss"][first["participated"] == 0]).all()
     for other in others:
         assert other.keys() == first.keys()
         for name, values in first.items():
@@ -84,3 +86,28 @@ def test_links_fail_and_the_log_shows_it(launch):
     np.testing.assert_allclose(np.bincount(target, weights=weight), 1)
     pairs = set(zip(source[lost], target[lost], strict=True))
     assert pairs == {(second, first) for first, second in pairs}
+
+
+def test_the_proximal_term_sends_every_row_twice(launch):
+    """In a ring of seven with chords, three ranks listen to each other along known edges."""
+    folder, _ = launch(3)
+    with h5py.File(folder / "everything.h5") as log:
+        twice, columns = log["bytes_sent"][0], 17_226
+    with h5py.File(folder / "failing.h5") as log:
+        once = log["bytes_sent"][0]
+    assert (once > 0).all()
+    assert (once % (columns * 4) == 0).all()
+    np.testing.assert_array_equal(twice, 2 * once)
+
+
+def test_a_fraction_of_the_nodes_takes_part_and_the_temperature_follows_its_schedule(launch):
+    with h5py.File(launch(1)[0] / "everything.h5") as log:
+        np.testing.assert_array_equal(log["participated"][:].sum(axis=1), 4)  # of seven, 0.7
+        angle = np.pi * np.arange(5) / 5
+        np.testing.assert_allclose(log["temperature"][:], 1 / (10 * (1 + np.cos(angle)) / 2), rtol=1e-12)
+        weight, target = log["link_weight"][:], log["link_target"][:]
+        out = log["participated"][0] == 0
+        np.testing.assert_allclose(np.bincount(target, weights=weight), 1)
+        own = log["link_source"][:] == target
+        assert (weight[own & out[target]] == 1).all()
+        assert (weight[~own & out[log["link_source"][:]]] == 0).all()

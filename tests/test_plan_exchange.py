@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from mpisim.exchange.neighborhood import plan_exchange
 from mpisim.graphs.generators import make_topology
-from mpisim.graphs.mixing import STRATEGIES, MixingRule, mixing_matrix, mixing_rule
+from mpisim.graphs.mixing import MixingRule
 from mpisim.graphs.placement import contiguous
+from mpisim.graphs.strategies import STRATEGIES, mixing_matrix, mixing_rule
 
 
 def rule_of(pattern):
@@ -16,7 +17,8 @@ def rule_of(pattern):
     rows, columns = np.nonzero(pattern)
     indptr = np.searchsorted(rows, np.arange(len(pattern) + 1))
     ones = np.ones(len(rows))
-    return MixingRule(len(pattern), indptr, columns, ones, ones, np.full(len(rows), -1), "sum", False, False, 0)
+    nodes = np.arange(len(pattern))
+    return MixingRule(len(pattern), nodes, indptr, columns, ones, ones, np.full(len(rows), -1), "sum", False, False, 0)
 
 
 def rows_to_send(pattern, rank_of_node):

@@ -113,6 +113,28 @@ def test_dry_run_prints_the_plan_and_writes_nothing(here, capsys):
     assert contents(here) == {}
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("--temperature -0.1", "where the temperature is negative, the least central neighbor weighs most"),
+        ("--schedule cosine --schedule-floor -5", "where the temperature is negative"),
+        ("--schedule oscillate", "softmax at temperature 0.1 at first, schedule oscillate"),
+        ("--participation 0.5 --link-dropout 0.25", "50% of the nodes take part"),
+        ("--link-dropout 0.25", "every edge fails with probability 0.25"),
+        ("--proximal 0.1", "batch 16, proximal 0.1"),
+        ("--ood none", "OOD           none"),
+    ],
+)
+def test_the_plan_says_what_the_options_mean(here, capsys, options, words):
+    assert main([*SHORT, "--dry-run", *options.split()]) == 0
+    assert words in capsys.readouterr().out
+
+
+def test_the_plain_plan_has_no_notes(here, capsys):
+    assert main([*SHORT, "--dry-run"]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
 def test_options_come_from_a_file_and_flags_win(here, capsys):
     Path("study.toml").write_text('topology = "star:n=5"\nrounds = 3\nstrategy = "unweighted"\n')
     assert main(["--config", "study.toml", "--rounds", "4", "--dry-run"]) == 0
@@ -277,6 +299,52 @@ def test_a_foreign_mpi_is_noticed(here):
     assert contents(here) == {}
 
 
+def test_a_failure_on_the_only_rank_is_told_once(here):
+    script = here / "fails.py"
+    script.write_text(FAILS_ON_RANK_1.replace("rank == 1", "rank == 0"))
+    finished = subprocess.run([sys.executable, script, *SHORT, "--rounds", "30"], capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert finished.stderr.count("RuntimeError: the tile is gone") == 1
+    assert "mpisim: rank 0 of 1 on" in finished.stderr
+    with h5py.File(here / "results" / "run.h5") as log:
+        assert log["round"][:].tolist() == list(range(1, 20))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_full_standard_output_does_not_end_the_run(here):
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run([*RUN, *SHORT], cwd=here, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert finished.returncode == 0, finished.stderr
+    with h5py.File(here / "results" / "run.h5") as log:
+        assert log.attrs["status"] == "complete"
+
+
+FROM_PYTHON = """
+import sys
+from mpi4py import MPI
+from mpisim import Config, Simulation
+import mpisim.nodes
+
+original = mpisim.nodes.Nodes.train
+
+def train(self, round, *others):
+    if MPI.COMM_WORLD.rank == 0 and round == 2:
+        raise OSError("the disk is gone")
+    return original(self, round, *others)
+
+mpisim.nodes.Nodes.train = train
+Simulation(Config(topology="ring:n=4", rounds=1000, train_samples=100, quiet=True), MPI.COMM_WORLD).run()
+"""
+
+
+def test_from_python_too_a_failure_on_one_rank_ends_all(here):
+    (here / "script.py").write_text(FROM_PYTHON)
+    finished = launch(2, sys.executable, "script.py", cwd=here)
+    assert finished.returncode == 1
+    assert "mpisim: rank 0 of 2 on" in finished.stderr
+    assert "OSError: the disk is gone" in finished.stderr
+
+
 # Several ranks.
 
 
@@ -299,10 +367,10 @@ import mpisim.nodes
 
 original = mpisim.nodes.Nodes.train
 
-def train(self, round):
+def train(self, round, *others):
     if MPI.COMM_WORLD.rank == 1 and round == 20:
         raise RuntimeError("the tile is gone")
-    return original(self, round)
+    return original(self, round, *others)
 
 mpisim.nodes.Nodes.train = train
 sys.exit(run.main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from mpisim.exchange.mixing import positions_in_rows
 from mpisim.exchange.similarity import BLOCK, least_alike, similarities
 from mpisim.graphs.generators import make_topology
-from mpisim.graphs.mixing import mixing_rule
+from mpisim.graphs.strategies import mixing_rule
 from mpisim.graphs.topology import topology_from_edges
 from mpisim.learning.parameters import StateLayout, allocate_rows
 

@@ -255,12 +255,12 @@ def test_seconds_are_those_of_what_they_are_named_for(monkeypatch):
 
         monkeypatch.setattr(call, slow)
 
-    monkeypatch.setattr("mpisim.simulation.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("mpisim.rounds.time", SimpleNamespace(perf_counter=lambda: now))
     let_take("mpisim.nodes.Nodes.train", 1)
     let_take("mpisim.exchange.neighborhood.NeighborhoodExchange.send", 10)
     let_take("mpisim.nodes.Nodes.test", 100)
     let_take("mpisim.exchange.neighborhood.NeighborhoodExchange.wait", 1_000)
-    let_take("mpisim.simulation.mix", 10_000)
+    let_take("mpisim.rounds.mix", 10_000)
     let_take("mpisim.exchange.metrics.MetricsGather.gather", 100_000)
     let_take("mpisim.storage.log.Log.append", 1_000_000)
     log = logged()

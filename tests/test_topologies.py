@@ -14,7 +14,7 @@ import pytest
 
 from mpisim.graphs.files import FILE_KINDS, read_topology
 from mpisim.graphs.generators import GENERATORS, make_topology
-from mpisim.graphs.mixing import mixing_matrix
+from mpisim.graphs.strategies import mixing_matrix
 from mpisim.graphs.topology import Topology, topology_from_edges
 
 FOLDER = Path(__file__).parents[1] / "topologies"

@@ -10,7 +10,7 @@ from torch import nn
 
 from mpisim.data.shards import Samples
 from mpisim.learning.parameters import BoundModel, allocate_rows
-from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, new_step, train_node
+from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, Proximal, new_step, train_node
 
 NUM_SAMPLES, BATCH_SIZE = 23, 5  # the last batch has 3 samples
 SHARD = Samples(
@@ -127,3 +127,58 @@ print(bool(rows.any()), "torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("strength", [0.3, 2.0])
+def test_the_proximal_term_is_the_gradient_of_the_squared_distances(rows, strength):
+    """Against autograd on the term as it is written down, added to the loss."""
+    neighbors = rows[2:].clone()
+    rows[1] = rows[0]
+    bound = BoundModel(make_model())
+    views = [bound.layout.views(row) for row in neighbors]
+    total = [torch.stack(same).sum(dim=0) for same in zip(*views, strict=True)]
+    step = new_step(bound, CASES[1])
+    loss = train_node(bound, rows[0], SHARD, step, BATCH_SIZE, [None], proximal=Proximal(strength, 2, total))
+
+    plain = BoundModel(make_model())
+    plain.bind(rows[1])
+    optimizer = optimizer_object(CASES[1], list(plain.module.parameters()))
+    losses = 0.0
+    for start in range(0, NUM_SAMPLES, BATCH_SIZE):
+        batch = slice(start, start + BATCH_SIZE)
+        optimizer.zero_grad()
+        cross_entropy = nn.functional.cross_entropy(plain.module(SHARD.inputs[batch]), SHARD.labels[batch])
+        x = torch.cat([parameter.flatten() for parameter in plain.module.parameters()])
+        (cross_entropy + strength / 2 * sum((x - neighbor).square().sum() for neighbor in neighbors)).backward()
+        optimizer.step()
+        losses += cross_entropy.item() * len(SHARD.labels[batch])
+    np.testing.assert_allclose(rows[0].numpy(), rows[1].numpy(), rtol=1e-4, atol=1e-6)
+    assert loss == pytest.approx(losses / NUM_SAMPLES, rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", CASES[1:], ids=str)
+def test_a_step_that_is_kept_goes_on_where_it_was(rows, settings):
+    rows[1] = rows[0]
+    model = BoundModel(make_model())
+    step = new_step(model, settings)
+    for _ in range(2):
+        train_node(model, rows[0], SHARD, step, BATCH_SIZE, [None])
+        train_node(model, rows[3], SHARD, new_step(model, settings), BATCH_SIZE, [None])  # another node in between
+    plain_loop(rows[1], lambda parameters: optimizer_object(settings, parameters), [None, None])
+    np.testing.assert_array_equal(rows[0].numpy(), rows[1].numpy())
+
+
+def test_a_transform_gives_the_inputs_to_train_on(rows):
+    rows[1] = rows[0]
+    seen = []
+
+    def double(inputs, batch):
+        seen.append(batch)
+        return inputs * 2
+
+    model = BoundModel(make_model())
+    train_node(model, rows[0], SHARD, new_step(model, CASES[0]), BATCH_SIZE, [None], transform=double)
+    doubled = Samples(SHARD.inputs * 2, SHARD.labels)
+    train_node(model, rows[1], doubled, new_step(model, CASES[0]), BATCH_SIZE, [None])
+    np.testing.assert_allclose(rows[0].numpy(), rows[1].numpy(), rtol=1e-4, atol=1e-6)
+    assert [(batch.start, batch.stop) for batch in seen] == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]

@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 
 from mpisim.graphs.generators import make_topology
-from mpisim.graphs.mixing import mixing_matrix
+from mpisim.graphs.strategies import mixing_matrix
 from mpisim.graphs.topology import Topology, topology_from_edges
 
 STRATEGIES = ("unweighted", "degree", "betweenness")

@@ -25,7 +25,12 @@ def positions_in_rows(indices: np.ndarray, own: np.ndarray, received: np.ndarray
 
 @torch.no_grad()
 def mix(
-    parameters: torch.Tensor, remote: torch.Tensor, indptr: np.ndarray, positions: np.ndarray, weights: np.ndarray
+    parameters: torch.Tensor,
+    remote: torch.Tensor,
+    indptr: np.ndarray,
+    positions: np.ndarray,
+    weights: np.ndarray,
+    out: torch.Tensor | None = None,
 ) -> None:
     """Replace this rank's rows of X by their mixtures.
 
@@ -38,7 +43,10 @@ def mix(
     indptr, positions, weights : shapes (num_own + 1,), (num_entries,), (num_entries,)
         W's rows of the own nodes; positions as from ``positions_in_rows``, in ascending order of nodes.
         An entry of weight 0 is not read: a neighbor that did not answer, or whose model is not finite, adds nothing.
+    out : float32 tensor, shape (num_own, num_columns), optional
+        Where the mixtures go; ``parameters`` if not given.
     """
+    out = parameters if out is None else out
     num_columns = parameters.shape[1]
     terms = [
         [(position, weight) for position, weight in zip(where, weight_of, strict=True) if weight != 0]
@@ -57,4 +65,4 @@ def mix(
             torch.mul(block[position], float(weight), out=row)
             for position, weight in row_terms[1:]:
                 row.add_(block[position], alpha=float(weight))
-        parameters[:, columns] = scratch[:, :width]
+        out[:, columns] = scratch[:, :width]
