@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from mpisim.data.ood import OodSplit
 from mpisim.data.shards import pack
+from mpisim.dealing import NOTHING
 from mpisim.exchange.neighborhood import ExchangePlan
 from mpisim.experiment import Experiment
 from mpisim.graphs.mixing import MixingRule
@@ -28,13 +30,14 @@ class Briefing:
     plan : its messages
     rule : its rows of W, in the order of plan.own
     rank_of_node : int64, shape (num_nodes,)
-    shards, test : packed samples, as ``data.shards.pack`` makes them
+    shards, own_tests, test : packed samples, as ``data.shards.pack`` makes them
     """
 
     plan: ExchangePlan
     rule: MixingRule
     rank_of_node: np.ndarray
     shards: dict[str, np.ndarray]
+    own_tests: dict[str, np.ndarray]
     test: dict[str, np.ndarray]
 
 
@@ -54,6 +57,7 @@ def brief(comm: MPI.Comm, waiting: Waiting, experiment: Experiment | None) -> Br
         MixingRule(**{name: value if value.ndim else value.item() for name, value in rule.items()}),
         packet["rank_of_node"],
         _part(packet, "shards"),
+        _part(packet, "own_tests"),
         test,
     )
 
@@ -65,6 +69,7 @@ def _packet(experiment: Experiment, rank: int) -> dict[str, np.ndarray]:
         "plan": vars(plan),
         "rule": vars(experiment.rule.of_rows(plan.own)),
         "shards": pack(experiment.train, [experiment.shards[node] for node in plan.own]),
+        "own_tests": pack(experiment.train, [OodSplit(experiment.own_tests[node], NOTHING) for node in plan.own]),
     }
     named = {f"{part}.{name}": np.asarray(value) for part, values in parts.items() for name, value in values.items()}
     return named | {"rank_of_node": experiment.rank_of_node}

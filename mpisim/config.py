@@ -82,6 +82,15 @@ class Config:
     label_alpha: float = _option("data", 1000.0, float, "Dirichlet concentration of the nodes' labels", above=0)
     sample_alpha: float = _option("data", 1000.0, float, "Dirichlet concentration of the nodes' shard sizes", above=0)
 
+    local_split: tuple[float, ...] | None = _option(
+        "data",
+        None,
+        float,
+        "shares of a node's samples for training, its own test, and validation (held back): 0.7 0.2 0.1",
+        count=3,
+        above=0,
+        below=1,
+    )
     augment: bool = _option("data", False, bool, "crop and flip training images at random (not the OOD ones)")
     data_placement: str = _option(
         "data",
@@ -178,6 +187,8 @@ class Config:
             raise InputError(f"--schedule-floor {self.schedule_floor:g}: of exponential must be 0 or more")
         if self.augment and DATASETS[self.dataset].kind != "image":
             raise InputError(f"--augment: is for images, not for {self.dataset}")
+        if self.local_split is not None and abs(sum(self.local_split) - 1) > 1e-9:
+            raise InputError(f"--local-split {' '.join(map(str, self.local_split))}: the shares must add up to 1")
         if self.overwrite and self.output is None:
             raise InputError("--overwrite: needs --output, without it a run takes the next free name")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from mpisim.config import Config
 from mpisim.data.datasets import DATASETS, Dataset, Labeled, load_dataset
+from mpisim.data.local_split import split_locally
 from mpisim.data.ood import OodChange, OodSplit, split_shard, split_test, stamp_text
 from mpisim.data.partition import partition, place_by_centrality
 from mpisim.data.tinymem import TinyMem, make_tinymem
@@ -90,10 +91,24 @@ def choose_ood_nodes(config: Config, topology: Topology) -> list[int]:
     return sorted(set(config.ood_node))
 
 
-def deal(
-    config: Config, topology: Topology, ood_nodes: list[int], train: Labeled, test: Labeled
-) -> tuple[list[OodSplit], OodSplit]:
-    """Return each node's training samples, and the IID and the OOD test set.
+@dataclass(frozen=True)
+class Dealt:
+    """Who has which samples.
+
+    Attributes
+    ----------
+    shards : each node's training samples, as positions in the training set
+    test_split : the IID and the OOD test set, as positions in the test set
+    own_tests : each node's own test samples, as positions in the training set; none without a local split
+    """
+
+    shards: list[OodSplit]
+    test_split: OodSplit
+    own_tests: list[np.ndarray]
+
+
+def deal(config: Config, topology: Topology, ood_nodes: list[int], train: Labeled, test: Labeled) -> Dealt:
+    """Deal the samples.
 
     Raises
     ------
@@ -115,11 +130,20 @@ def deal(
     if config.data_placement != "random":
         centrality = CENTRALITIES[config.data_placement](topology)
         dealt = place_by_centrality(dealt, centrality, config.data_placement_offset)
-    shards = [OodSplit(common[samples], NOTHING) for samples in dealt]
+    dealt = [common[samples] for samples in dealt]
+    own_tests = [NOTHING for _ in dealt]
+    if config.local_split is not None:
+        splits = [
+            split_locally(train.labels, samples, config.local_split, config.seed, node)
+            for node, samples in enumerate(dealt)
+        ]
+        dealt, own_tests = [split.train for split in splits], [split.test for split in splits]
+    shards = [OodSplit(samples, NOTHING) for samples in dealt]
     if not ood_nodes:
-        return shards, OodSplit(np.arange(len(test)), NOTHING)
+        return Dealt(shards, OodSplit(np.arange(len(test)), NOTHING), own_tests)
     if new_class:
-        return _with_new_class(shards, ood_nodes, np.flatnonzero(is_new), test.labels == dataset.num_classes - 1)
+        is_new_test = test.labels == dataset.num_classes - 1
+        return Dealt(*_with_new_class(shards, ood_nodes, np.flatnonzero(is_new), is_new_test), own_tests)
     if len(test) < 2:
         raise InputError("--test-samples 1: one sample cannot be both IID and OOD test set: take 2 or more")
     for node in ood_nodes:
@@ -127,7 +151,8 @@ def deal(
             raise InputError(f"OOD node {node} has one training sample: none is left to be OOD: use more samples")
         split = split_shard(train.labels, shards[node].clean, config.ood_fraction, config.seed, node)
         shards[node] = _without_trigger(train, split, dataset)
-    return shards, _without_trigger(test, split_test(test.labels, config.ood_fraction, config.seed), dataset)
+    test_split = _without_trigger(test, split_test(test.labels, config.ood_fraction, config.seed), dataset)
+    return Dealt(shards, test_split, own_tests)
 
 
 def _with_new_class(

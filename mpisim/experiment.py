@@ -44,6 +44,7 @@ class Experiment:
     ----------
     shards : the training samples of each node, the OOD ones apart
     test_split : the IID and the OOD test set
+    own_tests : each node's own test samples, of the training set
     ood_nodes : ascending
     rank_of_node : int64, shape (num_nodes,)
     plans : of each rank that owns nodes
@@ -57,6 +58,7 @@ class Experiment:
     test: Labeled
     shards: list[OodSplit]
     test_split: OodSplit
+    own_tests: list[np.ndarray]
     ood_nodes: list[int]
     rank_of_node: np.ndarray
     plans: list[ExchangePlan]
@@ -126,14 +128,26 @@ def decide(config: Config, num_ranks: int) -> Experiment:
     topology = make_topology(config.topology)
     ood_nodes = choose_ood_nodes(config, topology)
     train, test = load(config)
-    shards, test_split = deal(config, topology, ood_nodes, train, test)
+    dealt = deal(config, topology, ood_nodes, train, test)
+    shards, test_split = dealt.shards, dealt.test_split
     rule = mixing_rule(topology, config.strategy, _num_samples(shards), config.normalize, config.link_dropout)
     rank_of_node = contiguous(topology.num_nodes, num_ranks)
     plans = plan_exchange(rule, rank_of_node, int(rank_of_node.max()) + 1)
     with torch.device("meta"):  # shapes without memory
         num_columns = StateLayout.of(make_model(config, dataset_of(config))).num_columns
     return Experiment(
-        config, topology, rule, train, test, shards, test_split, ood_nodes, rank_of_node, plans, num_columns
+        config,
+        topology,
+        rule,
+        train,
+        test,
+        shards,
+        test_split,
+        dealt.own_tests,
+        ood_nodes,
+        rank_of_node,
+        plans,
+        num_columns,
     )
 
 

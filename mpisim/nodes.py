@@ -25,8 +25,8 @@ class Nodes:
     ----------
     own : int64, shape (num_own,)
         The nodes, ascending.
-    shards, test : arrays from ``data.shards.pack``
-        The nodes' training samples, in their order; the IID and the OOD test set.
+    shards, own_tests, test : arrays from ``data.shards.pack``
+        The nodes' training samples, in their order, and their own test samples; the IID and the OOD test set.
 
     Attributes
     ----------
@@ -40,6 +40,7 @@ class Nodes:
         config: Config,
         own: np.ndarray,
         shards: dict[str, np.ndarray],
+        own_tests: dict[str, np.ndarray],
         test: dict[str, np.ndarray],
         device: torch.device,
     ):
@@ -50,6 +51,7 @@ class Nodes:
         change = ood_change(config)
         rngs = [stream(config.seed, Purpose.OOD_CHANGE, node=int(node)) for node in own]
         self.shards = [joined(clean, ood) for clean, ood in unpack(shards, dataset, change, device, rngs)]
+        self.own_tests = [clean for clean, _ in unpack(own_tests, dataset, change, device, rngs)]
         self.num_clean = shards["num_clean"].tolist()
         self.black = -dataset.offset
         self.kept_steps: dict[int, Step] = {}
@@ -143,12 +145,13 @@ class Nodes:
         orders = [rng.permutation(num_samples) for _ in range(self.config.epochs)]
         return [torch.from_numpy(order).to(self.parameters.device) for order in orders]
 
-    def test(self, between: Callable[[], object]) -> list[tuple[Scores, Scores]]:
-        """Return every node's scores on the IID and the OOD test set; ``between`` is called after each batch."""
+    def test(self, between: Callable[[], object]) -> list[tuple[Scores, Scores, Scores]]:
+        """Return every node's scores on the IID, the OOD and its own test set; ``between`` is called after batches."""
         return [
             (
                 evaluate(self.model, row, self.iid_test, self.num_classes, between, counters),
                 evaluate(self.model, row, self.ood_test, self.num_classes, between, counters),
+                evaluate(self.model, row, own_test, self.num_classes, between, counters),
             )
-            for row, counters in zip(self.parameters, self.counters, strict=True)
+            for row, counters, own_test in zip(self.parameters, self.counters, self.own_tests, strict=True)
         ]

@@ -38,7 +38,7 @@ from mpisim.ranks.waiting import Waiting
 from mpisim.storage.log import Log
 
 # What each rank hands in after a round: of each node (followed by the recall of each label), and of itself.
-NODE_FIGURES = ("iid_accuracy", "ood_accuracy", "iid_loss", "ood_loss", "train_loss", "distance")
+NODE_FIGURES = ("iid_accuracy", "ood_accuracy", "own_accuracy", "iid_loss", "ood_loss", "train_loss", "distance")
 RANK_FIGURES = ("train_seconds", "test_seconds", "exchange_seconds", "mix_seconds", "log_seconds", "bytes_sent")
 
 
@@ -57,7 +57,7 @@ class Rounds:
         self.device = device
         self.rule, plan = briefing.rule, briefing.plan
         self._log_seconds = 0.0  # of the last append, which a round cannot log itself
-        self.nodes = Nodes(config, plan.own, briefing.shards, briefing.test, device)
+        self.nodes = Nodes(config, plan.own, briefing.shards, briefing.own_tests, briefing.test, device)
         self.parameters = self.nodes.parameters
         self.bytes_sent = plan.bytes_sent(self.parameters.shape[1]) * config.exchanges
         self.positions = positions_in_rows(self.rule.indices, plan.own, plan.received)
@@ -122,8 +122,8 @@ class Rounds:
         train, send, test, wait, mixing = np.diff(times)
         of_nodes = np.array(
             [
-                [iid.accuracy, ood.accuracy, iid.loss, ood.loss, loss, far, *iid.recall]
-                for (iid, ood), loss, far in zip(scores, train_loss, distance, strict=True)
+                [iid.accuracy, ood.accuracy, own.accuracy, iid.loss, ood.loss, loss, far, *iid.recall]
+                for (iid, ood, own), loss, far in zip(scores, train_loss, distance, strict=True)
             ]
         )
         of_rank = np.array([train, test, before + send + wait, mixing, 0.0, self.bytes_sent])

@@ -67,6 +67,7 @@ EXPERIMENTS = {
         "trigger_position": "random",
         "trigger_label": "shift",
         "data_placement": "betweenness",
+        "local_split": (0.6, 0.2, 0.2),
     },
     "similarity": {
         "topology": "ba:n=8,m=2,seed=1",

@@ -35,6 +35,7 @@ GIVEN = {
     "test_samples": ("50", "50", 50),
     "label_alpha": ("2", "2", 2.0),
     "sample_alpha": ("0.5", "0.5", 0.5),
+    "local_split": ("0.5 0.25 0.25", "[0.5, 0.25, 0.25]", (0.5, 0.25, 0.25)),
     "augment": ("", "true", True),
     "data_placement": ("degree", '"degree"', "degree"),
     "data_placement_offset": ("2", "2", 2),

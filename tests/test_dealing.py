@@ -16,7 +16,9 @@ def dealt(**options):
     topology = make_topology(config.topology)
     train, test = load(config)
     ood_nodes = choose_ood_nodes(config, topology)
-    shards, test_split = deal(config, topology, ood_nodes, train, test)
+    result = deal(config, topology, ood_nodes, train, test)
+    shards, test_split = result.shards, result.test_split
+    assert [len(own) for own in result.own_tests] == [0] * topology.num_nodes
     everyone = np.concatenate([part for shard in shards for part in (shard.clean, shard.ood)])
     assert sorted(everyone) == list(range(len(train)))
     assert sorted(np.concatenate([test_split.clean, test_split.ood])) == list(range(len(test)))
@@ -72,3 +74,18 @@ def test_the_largest_shards_are_at_the_most_central_nodes(offset):
     order = make_topology(options["topology"]).nodes_by_degree()
     sizes = [len(shards[node].clean) for node in order]
     assert sizes == list(np.roll(sorted((len(shard.clean) for shard in plain), reverse=True), offset))
+
+
+def test_a_local_split_holds_back_each_nodes_own_test_and_validation_samples():
+    config = Config(topology="ring:n=4", local_split=(0.7, 0.2, 0.1), train_samples=400, ood_node=(2,))
+    train, test = load(config)
+    topology = make_topology(config.topology)
+    result = deal(config, topology, [2], train, test)
+    whole = deal(Config(topology="ring:n=4", train_samples=400, ood="none"), topology, [], train, test)
+    for node, (shard, own, all_of_it) in enumerate(zip(result.shards, result.own_tests, whole.shards, strict=True)):
+        kept = np.concatenate([shard.clean, shard.ood])
+        assert set(kept) | set(own) <= set(all_of_it.clean)
+        assert not set(kept) & set(own)
+        assert abs(len(kept) / len(all_of_it.clean) - 0.7) < 0.06
+        assert abs(len(own) / len(all_of_it.clean) - 0.2) < 0.06
+        assert (len(shard.ood) > 0) == (node == 2)

@@ -241,6 +241,11 @@ WRONG = {
     "a label alpha of zero": (["--label-alpha", "0"], "--label-alpha 0.0: must be above 0"),
     "a negative sample alpha": (["--sample-alpha", "-1"], "--sample-alpha -1.0: must be above 0"),
     "an alpha that is no number": (["--sample-alpha", "nan"], "--sample-alpha nan: must be"),
+    "shares that make no whole": (["--local-split", "0.7", "0.2", "0.2"], "the shares must add up to 1"),
+    "shards too small to split": (
+        ["--topology", "ring:n=30", "--train-samples", "40", "--local-split", "0.7", "0.2", "0.1"],
+        "too few for a training, a test and a validation part",
+    ),
     "a fraction of zero": (["--ood-fraction", "0"], "--ood-fraction 0.0: must be above 0"),
     "a fraction of one": (["--ood-fraction", "1"], "--ood-fraction 1.0: must be below 1"),
     "a temperature of zero": (["--temperature", "0"], "--temperature 0: must not be zero"),

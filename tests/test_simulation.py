@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from mpisim.data.datasets import load_digits
+from mpisim.data.local_split import split_locally
 from mpisim.data.ood import split_shard, split_test
 from mpisim.data.partition import partition
 from mpisim.graphs.generators import make_topology
@@ -51,6 +52,7 @@ class Case:
     optimizer: Callable[..., torch.optim.Optimizer] = SGD
     strategy: str = "degree"
     temperature: float = 0.1
+    local_split: tuple[float, float, float] | None = None
 
 
 CASES = {
@@ -69,6 +71,7 @@ CASES = {
         ood=False,
         optimizer=partial(SGD, momentum=0.5, weight_decay=0.01),
     ),
+    "own test samples": Case(flags="--local-split 0.6 0.3 0.1", local_split=(0.6, 0.3, 0.1)),
     "weighted, unequal nodes": Case(
         flags="--strategy weighted --sample-alpha 2 --label-alpha 2 --batch-size 12 --optimizer adam --lr 0.005",
         strategy="weighted",
@@ -88,7 +91,7 @@ def experiment(case: Case) -> dict[str, np.ndarray]:
     betweenness = nx.betweenness_centrality(graph, normalized=True, endpoints=True)
     hub = int(np.argmax(degree)) if case.ood else None
 
-    shards, iid_test, ood_test = deal(case, nodes, hub)
+    shards, own_tests, iid_test, ood_test = deal(case, nodes, hub)
     sizes = np.array([len(labels) for _, labels in shards])
     models = [new_model(case, 0 if case.one_start else node) for node in nodes]
     rounds = []
@@ -101,6 +104,7 @@ def experiment(case: Case) -> dict[str, np.ndarray]:
             {
                 "iid_accuracy": iid_accuracy,
                 "ood_accuracy": ood_accuracy,
+                "own_accuracy": [scores(models[node], *own_tests[node])[0] for node in nodes],
                 "iid_loss": iid_loss,
                 "ood_loss": ood_loss,
                 "train_loss": losses,
@@ -135,19 +139,23 @@ def experiment(case: Case) -> dict[str, np.ndarray]:
 
 
 def deal(case, nodes, hub):
-    """Return each node's images and labels, and those of the IID and the OOD test set."""
+    """Return each node's images and labels, those of its own test, and those of the IID and the OOD test set."""
     data, test = load_digits(Path(), False)
     data, test = data.take(np.arange(NUM_TRAIN)), test.take(np.arange(NUM_TEST))
     alphas = {"sample_alpha": case.alpha, "label_alpha": case.alpha}
     dealt = partition(data.labels, len(nodes), NUM_CLASSES, **alphas, seed=case.seed)
+    own_tests = [tensors(data, np.arange(0)) for _ in nodes]
+    if case.local_split is not None:
+        splits = [split_locally(data.labels, dealt[node], case.local_split, case.seed, node) for node in nodes]
+        dealt, own_tests = [split.train for split in splits], [tensors(data, split.test) for split in splits]
     shards = [tensors(data, samples) for samples in dealt]
     if hub is None:
-        return shards, tensors(test, np.arange(NUM_TEST)), tensors(test, np.arange(0))
+        return shards, own_tests, tensors(test, np.arange(NUM_TEST)), tensors(test, np.arange(0))
     split = split_shard(data.labels, dealt[hub], 0.1, case.seed, hub)
     (images, labels), (ood_images, ood_labels) = tensors(data, split.clean), marked(*tensors(data, split.ood))
     shards[hub] = torch.cat([images, ood_images]), torch.cat([labels, ood_labels])
     split = split_test(test.labels, 0.1, case.seed)
-    return shards, tensors(test, split.clean), marked(*tensors(test, split.ood))
+    return shards, own_tests, tensors(test, split.clean), marked(*tensors(test, split.ood))
 
 
 def tensors(data, samples):

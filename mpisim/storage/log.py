@@ -42,6 +42,9 @@ ROUND_NODE, ROUND_RANK = ("round", "node"), ("round", "rank")
 VARIABLES: dict[str, Variable] = {
     "iid_accuracy": Variable(ROUND_NODE, "f8", "1", "accuracy on the clean test set, before aggregation"),
     "ood_accuracy": Variable(ROUND_NODE, "f8", "1", "accuracy on the out-of-distribution test set, before aggregation"),
+    "own_accuracy": Variable(
+        ROUND_NODE, "f8", "1", "accuracy on the node's own test samples (--local-split), before aggregation"
+    ),
     "iid_loss": Variable(ROUND_NODE, "f8", "nat", "mean cross-entropy on the clean test set, before aggregation"),
     "ood_loss": Variable(
         ROUND_NODE, "f8", "nat", "mean cross-entropy on the out-of-distribution test set, before aggregation"
