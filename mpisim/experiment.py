@@ -94,7 +94,9 @@ class Experiment:
         labels, change = self.train.labels, ood_change(config)
         label_counts = np.array(
             [
-                np.bincount([*labels[shard.clean], *change.relabel(labels[shard.ood])], minlength=num_classes)
+                np.bincount(
+                    np.concatenate([labels[shard.clean], change.relabel(labels[shard.ood])]), minlength=num_classes
+                )
                 for shard in self.shards
             ]
         )

@@ -111,9 +111,9 @@ class Rounds:
         distance = self.consensus.finish(self.waiting)
         times.append(time.perf_counter())
 
-        least_alike = self._least_alike(round, takes_part) if self.rule.similarity else None
+        unlike = self._least_alike(round, takes_part) if self.rule.similarity else None
         weights = self.rule.weights(
-            config.seed, round, self._inverse_temperature(round), takes_part=takes_part, least_alike=least_alike
+            config.seed, round, self._inverse_temperature(round), takes_part=takes_part, least_alike=unlike
         )
         mix(self.parameters, self.exchange.remote, self.rule.indptr, self.positions, weights)
         synchronize(self.device)

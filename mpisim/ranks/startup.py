@@ -9,8 +9,9 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import numpy as np
 from mpi4py import MPI
@@ -19,10 +20,11 @@ from mpisim.errors import InputError
 from mpisim.ranks.waiting import Waiting
 
 # Each launcher's word for the number of ranks it started, and for this one: PALS, Hydra, Open MPI, Slurm, PMIx.
-SIZE_VARIABLES = ("PALS_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+# Not SLURM_NTASKS and SLURM_PROCID: a batch script's own shell has them too, with several ranks still to be launched.
+SIZE_VARIABLES = ("PALS_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+RANK_VARIABLES = ("PALS_RANKID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 FORWARDING_SECONDS = 0.5  # a launcher forwards the last words of a rank before it kills all; not always at once
 MAX_CORES = 8192  # of one host; Linux's own limit
-RANK_VARIABLES = ("PALS_RANKID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 
 def check_launcher(comm_size: int, environment: Mapping[str, str]) -> None:
@@ -110,13 +112,19 @@ def abort(comm: MPI.Comm) -> None:
 
     Returns where there is one rank, whose exception then ends the process by itself.
     """
-    sys.stdout.flush()
     text = traceback.format_exc()
-    sys.stderr.write(f"mpisim: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}")
-    sys.stderr.flush()
+    _flush(sys.stdout)
+    with suppress(OSError):  # words that cannot be said must not keep the other ranks waiting
+        sys.stderr.write(f"mpisim: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}")
+    _flush(sys.stderr)
     if comm.size > 1:
         time.sleep(FORWARDING_SECONDS)
         comm.Abort(1)
+
+
+def _flush(output: TextIO) -> None:
+    with suppress(OSError):
+        output.flush()
 
 
 def end(code: int) -> NoReturn:
@@ -126,7 +134,7 @@ def end(code: int) -> NoReturn:
     memory that the system takes back at once. C's own exit handlers do run: MPI tells the launcher goodbye in one.
     """
     MPI.Finalize()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush(sys.stdout)
+    _flush(sys.stderr)
     ctypes.CDLL(None).exit(code)
     raise SystemExit(code)  # not reached
