@@ -156,6 +156,17 @@ class Config:
         "execution", None, int, "per rank; by default the host's cores / its ranks", least=1, most=1024
     )
 
+    evaluate_at: str = _option(
+        "measurements",
+        "trained",
+        str,
+        "which models are tested: trained ones, before they are aggregated, or aggregated ones",
+        choices=("trained", "aggregated", "both"),
+    )
+    evaluate_every: str = _option(
+        "measurements", "round", str, "test trained models after each round, or each epoch", choices=("round", "epoch")
+    )
+
     overwrite: bool = _option("keeping", False, bool, "replace the log given with --output")
     dry_run: bool = _option("keeping", False, bool, "print the plan and stop")
     quiet: bool = _option("keeping", False, bool, "print nothing but errors")
@@ -189,6 +200,8 @@ class Config:
             raise InputError(f"--augment: is for images, not for {self.dataset}")
         if self.local_split is not None and abs(sum(self.local_split) - 1) > 1e-9:
             raise InputError(f"--local-split {' '.join(map(str, self.local_split))}: the shares must add up to 1")
+        if self.evaluate_every == "epoch" and self.evaluate_at == "aggregated":
+            raise InputError("--evaluate-every epoch: tests trained models: take --evaluate-at trained, or both")
         if self.overwrite and self.output is None:
             raise InputError("--overwrite: needs --output, without it a run takes the next free name")
 
@@ -196,6 +209,15 @@ class Config:
     def exchanges(self) -> int:
         """How many times models travel in a round: the proximal term needs the neighbors' before training too."""
         return 2 if self.proximal else 1
+
+    @property
+    def moments(self) -> dict[str, bool]:
+        """At which moments of a round models are tested, by name: trained, aggregated, epochs."""
+        return {
+            "trained": self.evaluate_at != "aggregated",
+            "aggregated": self.evaluate_at != "trained",
+            "epochs": self.evaluate_every == "epoch",
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options by name, as JSON can hold them."""

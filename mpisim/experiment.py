@@ -81,6 +81,7 @@ class Experiment:
             "rank": self.num_ranks,
             "link": len(self.rule.indices),
             "label": dataset_of(self.config).num_classes,
+            "epoch": self.config.epochs,
         }
 
     def log_variables(self) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from mpisim.data.augment import crop_and_flip
 from mpisim.data.shards import joined, unpack
 from mpisim.dealing import dataset_of, ood_change
 from mpisim.experiment import make_model
-from mpisim.learning.evaluation import Scores, evaluate
+from mpisim.learning.evaluation import evaluate
 from mpisim.learning.parameters import BoundModel, allocate_rows
 from mpisim.learning.training import OptimizerSettings, Proximal, Step, new_step, train_node
 from mpisim.streams import Purpose, stream, torch_seed
@@ -82,7 +83,11 @@ class Nodes:
             self.model.read(initial, self.parameters[position])
 
     def train(
-        self, round: int, takes_part: np.ndarray, neighbor_sums: tuple[torch.Tensor, np.ndarray] | None
+        self,
+        round: int,
+        takes_part: np.ndarray,
+        neighbor_sums: tuple[torch.Tensor, np.ndarray] | None,
+        after_epoch: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
         """Train every node that takes part for a round; return the nodes' mean losses, NaN where one did not train.
 
@@ -91,6 +96,7 @@ class Nodes:
         takes_part : bool array, shape (num_own,)
         neighbor_sums : (float32 tensor like ``parameters``, int array of shape (num_own,)), for the proximal term only
             The sum of each node's neighbors' models as the round begins, and their number.
+        after_epoch : function of a node's position in ``own`` and the number of its epochs so far, optional
         """
         losses = np.full(len(self.own), np.nan)
         if self.config.no_train:
@@ -111,6 +117,7 @@ class Nodes:
                 self.counters[position],
                 transform=self._augmentation(position, round) if self.config.augment else None,
                 proximal=None if neighbor_sums is None else self._proximal(position, *neighbor_sums),
+                after_epoch=None if after_epoch is None else partial(after_epoch, position),
             )
         return losses
 
@@ -145,13 +152,33 @@ class Nodes:
         orders = [rng.permutation(num_samples) for _ in range(self.config.epochs)]
         return [torch.from_numpy(order).to(self.parameters.device) for order in orders]
 
-    def test(self, between: Callable[[], object]) -> list[tuple[Scores, Scores, Scores]]:
-        """Return every node's scores on the IID, the OOD and its own test set; ``between`` is called after batches."""
-        return [
-            (
-                evaluate(self.model, row, self.iid_test, self.num_classes, between, counters),
-                evaluate(self.model, row, self.ood_test, self.num_classes, between, counters),
-                evaluate(self.model, row, own_test, self.num_classes, between, counters),
-            )
-            for row, counters, own_test in zip(self.parameters, self.counters, self.own_tests, strict=True)
-        ]
+    def test(self, between: Callable[[], object]) -> dict[str, np.ndarray]:
+        """Return the scores of every node's model, by name.
+
+        Parameters
+        ----------
+        between : function
+            Called after each batch.
+
+        Returns
+        -------
+        float64 arrays, shape (num_own, ...), by the names of the log's scores
+        """
+        scores = [self.test_node(position, between) for position in range(len(self.own))]
+        return {name: np.array([each[name] for each in scores]) for name in scores[0]}
+
+    def test_node(self, position: int, between: Callable[[], object]) -> dict[str, float | np.ndarray]:
+        """Return the scores of one node's model, on the IID, the OOD and its own test set, by name."""
+        row, counters = self.parameters[position], self.counters[position]
+        iid, ood, own = (
+            evaluate(self.model, row, test, self.num_classes, between, counters)
+            for test in (self.iid_test, self.ood_test, self.own_tests[position])
+        )
+        return {
+            "iid_accuracy": iid.accuracy,
+            "ood_accuracy": ood.accuracy,
+            "own_accuracy": own.accuracy,
+            "iid_loss": iid.loss,
+            "ood_loss": ood.loss,
+            "iid_recall": iid.recall,
+        }

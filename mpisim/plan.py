@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 import mpisim
-from mpisim.config import Config
 from mpisim.display import plain_bytes
 from mpisim.experiment import Experiment, free_output
 from mpisim.graphs.strategies import STRATEGIES
@@ -34,7 +33,7 @@ def plan_rows(experiment: Experiment, places: list[dict[str, str | int]], num_ra
         ("messages", _messages(experiment)),
         ("log", str(free_output(config)) + (" (not written: --dry-run)" if config.dry_run else "")),
     ]
-    rows += [("note", text) for text in _notes(config)]
+    rows += [("note", text) for text in _notes(experiment)]
     if num_ranks > experiment.num_ranks:
         idle = num_ranks - experiment.num_ranks
         rows.append(
@@ -80,13 +79,21 @@ def _mixing(experiment: Experiment) -> str:
     return f"{config.strategy}, divided by the sum"
 
 
-def _notes(config: Config) -> list[str]:
+def _notes(experiment: Experiment) -> list[str]:
     """Return what a person may not expect of the options."""
-    notes = []
+    config, notes = experiment.config, []
+    empty = [node for node in experiment.ood_nodes if not len(experiment.shards[node].ood)]
+    if empty or (experiment.ood_nodes and not len(experiment.test_split.ood)):
+        holders = [f"node {node}" for node in empty] + ["the test set"] * (not len(experiment.test_split.ood))
+        notes.append(f"{' and '.join(holders)} got no OOD sample: too few samples can be made so; use more")
     if config.participation < 1:
         notes.append(f"in each round {config.participation:.0%} of the nodes take part, drawn anew")
     if config.link_dropout:
         notes.append(f"in each round every edge fails with probability {config.link_dropout:g}")
+    if config.moments["epochs"] or config.moments["aggregated"]:
+        trained = "after every epoch" if config.moments["epochs"] else "after training"
+        moments = [trained] * config.moments["trained"] + ["after aggregation"] * config.moments["aggregated"]
+        notes.append(f"models are tested {' and '.join(moments)}")
     falls_below_zero = config.schedule == "cosine" and (config.schedule_floor or 0) < 0
     if config.temperature < 0 or falls_below_zero or config.schedule == "oscillate":
         notes.append("where the temperature is negative, the least central neighbor weighs most")

@@ -26,7 +26,6 @@ from mpisim.briefing import Briefing
 from mpisim.config import Config
 from mpisim.display import Display
 from mpisim.exchange.consensus import Consensus
-from mpisim.exchange.metrics import MetricsGather
 from mpisim.exchange.mixing import mix, positions_in_rows
 from mpisim.exchange.neighborhood import NeighborhoodExchange, connect
 from mpisim.exchange.similarity import least_alike
@@ -35,11 +34,9 @@ from mpisim.graphs.schedule import inverse_temperature
 from mpisim.learning.device import synchronize
 from mpisim.nodes import Nodes
 from mpisim.ranks.waiting import Waiting
+from mpisim.results import RANK_FIGURES, EpochScores, Laps, ResultsGather, in_the_logs_order, round_shapes
 from mpisim.storage.log import Log
-
-# What each rank hands in after a round: of each node (followed by the recall of each label), and of itself.
-NODE_FIGURES = ("iid_accuracy", "ood_accuracy", "own_accuracy", "iid_loss", "ood_loss", "train_loss", "distance")
-RANK_FIGURES = ("train_seconds", "test_seconds", "exchange_seconds", "mix_seconds", "log_seconds", "bytes_sent")
+from mpisim.storage.variables import AGGREGATED, FINAL, WITHOUT_RECALL
 
 
 class Rounds:
@@ -64,13 +61,15 @@ class Rounds:
         self.graph_comm = connect(comm, waiting, plan)
         self.exchange = NeighborhoodExchange(self.graph_comm, plan, self.parameters)
         self.consensus = Consensus(comm, self.parameters, self.rule.num_nodes)
-        per_node = len(NODE_FIGURES) + self.nodes.num_classes
-        self.metrics = MetricsGather(comm, briefing.rank_of_node, per_node, len(RANK_FIGURES))
+        shapes = round_shapes(config, self.nodes.num_classes)
+        self.results = ResultsGather(comm, briefing.rank_of_node, shapes, RANK_FIGURES)
+        self.final_results = ResultsGather(comm, briefing.rank_of_node, dict.fromkeys(WITHOUT_RECALL, ()))
 
     def play(self) -> None:
         """Play all rounds on a rank that does not log."""
         for round in range(1, self.config.rounds + 1):
             self._play_round(round)
+        self._final_scores()
         self._free()
 
     def play_and_log(self, log: Log, display: Display) -> Path:
@@ -80,61 +79,69 @@ class Rounds:
             for round in range(1, self.config.rounds + 1):
                 results = self._play_round(round)
                 self._log_round(round, results, log)
-                display.round(round, results["iid_accuracy"], results["ood_accuracy"])
+                suffix = "" if self.config.moments["trained"] else AGGREGATED
+                display.round(round, results[f"iid_accuracy{suffix}"], results[f"ood_accuracy{suffix}"])
         finally:
             display.stop()
+        log.set_status("complete", {name + FINAL: values for name, values in self._final_scores().items()})
         self._free()
-        log.set_status("complete")
         return log.path
 
     def _play_round(self, round: int) -> dict[str, np.ndarray]:
         """Play one round; return everybody's results on rank 0, and nothing elsewhere."""
-        config = self.config
+        config, moments = self.config, self.config.moments
         takes_part = participants(self.rule.num_nodes, config.participation, config.seed, round)
-        started = time.perf_counter()
+        laps = Laps()
         neighbor_sums = self._neighbor_sums(round, takes_part) if config.proximal else None
-        times = [time.perf_counter()]
-        before = times[0] - started
+        laps.lap("exchange")
         self.exchange.post()
-        train_loss = self.nodes.train(round, takes_part[self.nodes.own], neighbor_sums)
+        by_epoch = EpochScores(self.nodes, config.epochs, self.exchange.progress, laps) if moments["epochs"] else None
+        results = {"train_loss": self.nodes.train(round, takes_part[self.nodes.own], neighbor_sums, by_epoch)}
         synchronize(self.device)
-        times.append(time.perf_counter())
+        laps.lap("train")
 
         self.exchange.send()
         self.consensus.start()
-        times.append(time.perf_counter())
+        laps.lap("exchange")
 
-        scores = self.nodes.test(between=self.exchange.progress)
-        times.append(time.perf_counter())
+        if moments["trained"]:
+            results |= self.nodes.test(between=self.exchange.progress)
+        if by_epoch is not None:
+            results |= by_epoch.complete(results)
+        laps.lap("test")
 
         self.exchange.wait(self.waiting)
-        distance = self.consensus.finish(self.waiting)
-        times.append(time.perf_counter())
+        results["distance"] = self.consensus.finish(self.waiting)
+        laps.lap("exchange")
 
+        self._mix(round, takes_part)
+        laps.lap("mix")
+        if moments["aggregated"]:
+            aggregated = self.nodes.test(between=lambda: None)
+            results |= {name + AGGREGATED: values for name, values in aggregated.items()}
+            laps.lap("test")
+
+        of_rank = {f"{part}_seconds": seconds for part, seconds in laps.seconds.items()}
+        gathered = self.results.gather(self.waiting, results, of_rank | {"bytes_sent": self.bytes_sent})
+        if gathered is None:
+            return {}
+        laps.lap("log")
+        gathered["log_seconds"][0] = laps.seconds["log"] + self._log_seconds
+        return gathered
+
+    def _mix(self, round: int, takes_part: np.ndarray) -> None:
+        """Aggregate: replace the own rows of X by their mixtures."""
         unlike = self._least_alike(round, takes_part) if self.rule.similarity else None
         weights = self.rule.weights(
-            config.seed, round, self._inverse_temperature(round), takes_part=takes_part, least_alike=unlike
+            self.config.seed, round, self._inverse_temperature(round), takes_part=takes_part, least_alike=unlike
         )
         mix(self.parameters, self.exchange.remote, self.rule.indptr, self.positions, weights)
         synchronize(self.device)
-        times.append(time.perf_counter())
 
-        train, send, test, wait, mixing = np.diff(times)
-        of_nodes = np.array(
-            [
-                [iid.accuracy, ood.accuracy, own.accuracy, iid.loss, ood.loss, loss, far, *iid.recall]
-                for (iid, ood, own), loss, far in zip(scores, train_loss, distance, strict=True)
-            ]
-        )
-        of_rank = np.array([train, test, before + send + wait, mixing, 0.0, self.bytes_sent])
-        gathered = self.metrics.gather(self.waiting, of_nodes, of_rank)
-        if gathered is None:
-            return {}
-        figures, of_ranks = gathered
-        results = dict(zip(NODE_FIGURES, figures.T, strict=False)) | dict(zip(RANK_FIGURES, of_ranks.T, strict=True))
-        results["iid_recall"] = figures[:, len(NODE_FIGURES) :]
-        results["log_seconds"][0] = time.perf_counter() - times[-1] + self._log_seconds
-        return results
+    def _final_scores(self) -> dict[str, np.ndarray]:
+        """Test the models that the last aggregation made; return everybody's scores on rank 0, nothing elsewhere."""
+        scores = self.nodes.test(between=lambda: None)
+        return self.final_results.gather(self.waiting, scores) or {}
 
     def _inverse_temperature(self, round: int) -> float:
         config = self.config
@@ -177,17 +184,20 @@ class Rounds:
         )
 
     def _log_round(self, round: int, results: dict[str, np.ndarray], log: Log) -> None:
-        values: dict[str, np.ndarray | float] = dict(results)
-        values["consensus_distance"] = float(np.mean(results["distance"]))
+        distance = results.pop("distance")
+        values: dict[str, np.ndarray | float] = {
+            name: in_the_logs_order(name, values) for name, values in results.items()
+        }
+        values["consensus_distance"] = float(np.mean(distance))
         inverse = self._inverse_temperature(round)
         values["temperature"] = 1 / inverse if inverse else np.inf
         values["participated"] = participants(self.rule.num_nodes, self.config.participation, self.config.seed, round)
-        del values["distance"]
         started = time.perf_counter()
         log.append(round, values)
         self._log_seconds = time.perf_counter() - started
 
     def _free(self) -> None:
-        self.metrics.free(self.waiting)
+        self.results.free(self.waiting)
+        self.final_results.free(self.waiting)
         self.exchange.free()
         self.graph_comm.Free()

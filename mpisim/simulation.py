@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from mpisim.briefing import brief
 from mpisim.config import Config
+from mpisim.dealing import dataset_of
 from mpisim.display import Display
 from mpisim.errors import InputError
 from mpisim.experiment import Experiment, decide, free_output
@@ -20,6 +21,7 @@ from mpisim.ranks.waiting import Waiting
 from mpisim.rounds import Rounds
 from mpisim.storage.log import Log
 from mpisim.storage.provenance import provenance
+from mpisim.storage.variables import logged_variables
 
 MAX_NAMES_TAKEN = 100
 
@@ -133,11 +135,12 @@ def _create_log(experiment: Experiment, places: list[dict[str, str | int]]) -> L
         [str(place["device"]) for place in active],
         [int(place["threads"]) for place in active],
         MPI.Get_library_version().split("\n")[0].strip(),
-    )
-    sizes, variables = experiment.log_sizes(), experiment.log_variables()
+    ) | {"data_kind": dataset_of(config).kind}
+    sizes, static = experiment.log_sizes(), experiment.log_variables()
+    variables = logged_variables(**config.moments)
     for _ in range(MAX_NAMES_TAKEN):
         try:
-            return Log.create(free_output(config), sizes, variables, attributes, config.overwrite)
+            return Log.create(free_output(config), sizes, static, attributes, config.overwrite, variables)
         except FileExistsError:
             # Another run took the name after the plan was made. Without --output there is a next one.
             if config.output is not None:

@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpisim.storage.log import VARIABLES, Log
+from mpisim.storage.log import Log
+from mpisim.storage.variables import VARIABLES, Variable
 
 
 class LogContent:
     """Content for logs of 3 nodes on 2 ranks; every number is drawn, so that no two agree by chance."""
 
-    sizes = {"node": 3, "rank": 2, "link": 5, "label": 4}  # noqa: RUF012
-    attributes = {"title": "degree on ring:n=3, digits, seed 0", "config": json.dumps({"rounds": 4})}  # noqa: RUF012
+    sizes = {"node": 3, "rank": 2, "link": 5, "label": 4, "epoch": 2}  # noqa: RUF012
+    attributes = {  # noqa: RUF012
+        "title": "degree on ring:n=3, digits, seed 0",
+        "config": json.dumps({"rounds": 4}),
+        "data_kind": "image",
+    }
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)
@@ -30,11 +35,17 @@ class LogContent:
         """Return a value for every variable that has rounds."""
         return {name: self._draw(name) for name in VARIABLES if VARIABLES[name].dims[0] == "round"} | given
 
-    def write(self, path: Path, rounds: list[dict[str, Any]], status: str = "running") -> Path:
-        """Write a log with these rounds."""
-        log = Log.create(path, self.sizes, self.static, self.attributes)
+    def write(
+        self,
+        path: Path,
+        rounds: list[dict[str, Any]],
+        status: str = "running",
+        variables: dict[str, Variable] = VARIABLES,
+    ) -> Path:
+        """Write a log with these variables and rounds."""
+        log = Log.create(path, self.sizes, self.static, self.attributes, variables=variables)
         for number, values in enumerate(rounds, start=1):
-            log.append(number, values)
+            log.append(number, {name: value for name, value in values.items() if name in variables})
         log.set_status(status)
         return path
 

@@ -7,14 +7,18 @@ fails on a rank by raising. After each check the ranks tell rank 0, which writes
 import json
 import sys
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import torch
 from mpi4py import MPI
+from mpi_experiments import EXPERIMENTS, SMALL, TABLE, experiment_config, register_photos, write_failing_links
 
 import mpisim.exchange.neighborhood as neighborhood
+import mpisim.rounds
 from mpisim import Config, Simulation
 from mpisim.briefing import brief
 from mpisim.data.datasets import load_digits
@@ -27,7 +31,7 @@ from mpisim.exchange.neighborhood import NeighborhoodExchange, connect, plan_exc
 from mpisim.experiment import decide
 from mpisim.graphs.generators import make_topology
 from mpisim.graphs.placement import contiguous
-from mpisim.graphs.strategies import mixing_matrix, mixing_rule
+from mpisim.graphs.strategies import STRATEGIES, mixing_matrix, mixing_rule
 from mpisim.learning.parameters import allocate_rows
 from mpisim.ranks.messages import broadcast_arrays, from_rank_zero, receive_arrays, send_arrays, to_rank_zero
 from mpisim.ranks.startup import find_place, usable_cores
@@ -36,76 +40,6 @@ from mpisim.rounds import Rounds
 
 WAITING = Waiting()
 CPU = torch.device("cpu")
-
-# The experiments whose logs must be the same bits at any number of ranks. Few samples: bits do not need many.
-SMALL = {
-    "threads": 1,
-    "rounds": 5,
-    "epochs": 1,
-    "train_samples": 300,
-    "test_samples": 200,
-    "quiet": True,
-    "device": "cpu",
-}
-EXPERIMENTS = {
-    "default": {"topology": "ba:n=9,m=2,seed=0"},
-    "fl": {"topology": "ring:n=6", "strategy": "fl", "init": "independent"},
-    "random": {"topology": "ws:n=8,k=4,p=0.5,seed=1", "strategy": "random", "shuffle": True, "seed": 7},
-    "weighted": {"topology": "star:n=7", "strategy": "weighted", "optimizer": "adam", "lr": 0.01, "sample_alpha": 1.0},
-    "everything": {
-        "topology": "links.txt",
-        "strategy": "random",
-        "schedule": "cosine",
-        "participation": 0.7,
-        "link_dropout": 0.2,
-        "optimizer": "adam",
-        "lr": 0.01,
-        "proximal": 0.05,
-        "keep_optimizer_state": True,
-        "shuffle": True,
-        "augment": True,
-        "trigger_position": "random",
-        "trigger_label": "shift",
-        "data_placement": "betweenness",
-        "local_split": (0.6, 0.2, 0.2),
-    },
-    "similarity": {
-        "topology": "ba:n=8,m=2,seed=1",
-        "strategy": "degree-similarity",
-        "ood": "noise",
-        "ood_node": (0, 3),
-    },
-    "text": {
-        "topology": "ring:n=5",
-        "dataset": "tinymem",
-        "model": "gpt2-1layer",
-        "tinymem_examples": 60,
-        "tinymem_tests": 20,
-        "tinymem_context": 40,
-        "train_samples": 60,
-        "test_samples": 50,
-        "ood_fraction": 0.5,
-    },
-    "failing": {"topology": "links.txt", "strategy": "metropolis", "label_alpha": 0.5, "ood": "none"},
-}
-
-
-def write_failing_links(folder):
-    """Write a topology of seven nodes whose edges work every other round or so."""
-    matrix = np.zeros((7, 7))
-    for node in range(7):
-        for neighbor in ((node + 1) % 7, (node + 3) % 7):
-            matrix[node, neighbor] = matrix[neighbor, node] = 0.5
-    path = folder / "links.txt"
-    np.savetxt(path, matrix, fmt="%g")
-    return str(path)
-
-
-def experiment_config(name, folder):
-    options = SMALL | EXPERIMENTS[name] | {"output": str(folder / f"{name}.h5")}
-    if options["topology"] == "links.txt":
-        options["topology"] = str(folder / "links.txt")
-    return Config(**options)
 
 
 def rows_of(nodes, num_columns):
@@ -362,6 +296,63 @@ def check_experiments_run(comm, folder):
         assert path == folder / f"{name}.h5"
 
 
+def check_every_strategy_on_images_and_text(comm, folder):
+    """Two rounds of each: X becomes W·X both times, with the W that follows from the topology; the log has both."""
+    for dataset, options in TABLE.items():
+        for strategy in STRATEGIES:
+            path = folder / f"{dataset}-{strategy}.h5"
+            config = Config(**(SMALL | options | {"strategy": strategy, "rounds": 2, "output": str(path)}))
+            with noted_mixing() as noted:
+                Simulation(config, comm).run()
+            topology = make_topology(config.topology)
+            rank_of_node = contiguous(topology.num_nodes, comm.size)
+            everyone = comm.allgather(noted)
+            assert len(noted) == 2
+            for round in (1, 2):
+                before, after = (
+                    np.concatenate([of_rank[round - 1][moment] for of_rank in everyone]) for moment in (0, 1)
+                )
+                own = rank_of_node == comm.rank
+                possible = [
+                    after_one(topology, strategy, path, round, sign) @ before for sign in possible_signs(strategy)
+                ]
+                for node in np.flatnonzero(own):
+                    assert any(np.allclose(after[node], each[node], rtol=1e-5, atol=1e-6) for each in possible)
+            with h5py.File(path) as log:
+                assert log.attrs["status"] == "complete"
+                assert len(log["round"]) == 2
+                assert np.isfinite(log["iid_accuracy_final"][:]).all()
+
+
+def possible_signs(strategy):
+    """A similarity strategy takes the softmax or its inverse, node by node; its own test knows which."""
+    return (1, -1) if STRATEGIES[strategy].similarity else (1,)
+
+
+def after_one(topology, strategy, path, round, sign):
+    with h5py.File(path) as log:
+        samples = log["train_samples"][:]
+    name = strategy.removesuffix("-similarity")
+    return mixing_matrix(topology, name, samples, round=round, temperature=0.1 * sign).toarray()
+
+
+@contextmanager
+def noted_mixing():
+    """Note this rank's rows of X before and after each aggregation."""
+    noted, original = [], mpisim.rounds.mix
+
+    def mix_and_note(parameters, *others):
+        before = parameters.double().numpy().copy()
+        original(parameters, *others)
+        noted.append((before, parameters.double().numpy().copy()))
+
+    mpisim.rounds.mix = mix_and_note
+    try:
+        yield noted
+    finally:
+        mpisim.rounds.mix = original
+
+
 def check_wrong_input_is_every_ranks_exception(comm, folder):
     for options, words in (
         ({"topology": "ba:n=3,m=5"}, "m < n"),
@@ -379,13 +370,15 @@ def check_wrong_input_is_every_ranks_exception(comm, folder):
     assert not (folder / "never.h5").exists()
 
 
+ONLY_AT = {"every_strategy_on_images_and_text": 2}  # numbers of ranks, of checks that take long
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
 
 
 def main():
     comm, folder = MPI.COMM_WORLD, Path(sys.argv[1])
-    chosen = sys.argv[2:] or list(CHECKS)
+    chosen = sys.argv[2:] or [name for name in CHECKS if ONLY_AT.get(name, comm.size) == comm.size]
     torch.set_num_threads(1)
+    register_photos()
     results = {}
     for name in chosen:
         failure = ""

@@ -23,6 +23,7 @@ FLOORS = [
     ["arguments", "dealing"],
     ["experiment"],
     ["briefing", "nodes", "plan"],
+    ["results"],
     ["rounds"],
     ["simulation"],
     ["run", "report"],

@@ -14,16 +14,20 @@ import pytest
 import xarray
 
 import mpisim
-from mpisim.storage.log import DIMENSIONS, VARIABLES, Log
+from mpisim.storage.log import Log
 from mpisim.storage.provenance import git_commit, provenance
+from mpisim.storage.variables import DIMENSIONS, VARIABLES, logged_variables
 
 STATIC = [name for name in VARIABLES if VARIABLES[name].dims[0] != "round"]
+FINAL = [name for name in STATIC if name.endswith("_final")]
 GROWING = [name for name in VARIABLES if VARIABLES[name].dims[0] == "round"]
 
 
 def expected(content, rounds, name):
     """Return what a variable of the log holds after these rounds."""
     variable = VARIABLES[name]
+    if name.endswith("_final"):
+        return np.full(content.sizes["node"], np.nan)
     if name in STATIC:
         return content.static[name]
     shape = tuple(content.sizes[dim] for dim in variable.dims[1:])
@@ -64,9 +68,49 @@ def test_xarray_reads_dimensions_units_and_meanings(tmp_path, log_content, num_r
             assert dataset[name].attrs["long_name"] == variable.long_name
             assert dataset[name].attrs["units"] == variable.units
         for name, long_name in DIMENSIONS.items():
-            first = 1 if name == "round" else 0
+            first = 1 if name in ("round", "epoch") else 0
             np.testing.assert_array_equal(dataset.coords[name], np.arange(dataset.sizes[name]) + first)
             assert dataset.coords[name].attrs["long_name"] == long_name
+
+
+MOMENTS = {
+    "trained": ({"trained": True, "aggregated": False, "epochs": False}, [""]),
+    "aggregated": ({"trained": False, "aggregated": True, "epochs": False}, ["_aggregated"]),
+    "epochs too": ({"trained": True, "aggregated": False, "epochs": True}, ["", "_by_epoch"]),
+    "all": ({"trained": True, "aggregated": True, "epochs": True}, ["", "_by_epoch", "_aggregated"]),
+}
+
+
+@pytest.mark.parametrize("moments, suffixes", MOMENTS.values(), ids=MOMENTS)
+def test_a_log_has_the_scores_of_the_moments_that_are_tested(tmp_path, log_content, moments, suffixes):
+    variables = logged_variables(**moments)
+    log = Log.create(tmp_path / "run.h5", log_content.sizes, log_content.static, {}, variables=variables)
+    values = {name: value for name, value in log_content.round().items() if name in variables}
+    log.append(1, values)
+    with h5py.File(log.path) as file:
+        found = {name for name in file if "accuracy" in name}
+        assert found == {f"{kind}_accuracy{end}" for kind in ("iid", "ood", "own") for end in (*suffixes, "_final")}
+        assert ("iid_recall" in file) == ("" in suffixes)
+        assert ("epoch" in file) == ("_by_epoch" in suffixes)
+        for name in found:
+            expected_values = values.get(name, np.full(3, np.nan))
+            np.testing.assert_array_equal(np.squeeze(file[name][:]), np.squeeze(expected_values))
+    if suffixes == [""]:
+        with pytest.raises(ValueError, match="iid_accuracy_aggregated"):
+            log.append(2, log_content.round())
+
+
+def test_a_complete_log_has_its_final_scores(tmp_path, log_content):
+    path = log_content.write(tmp_path / "run.h5", [log_content.round()])
+    before = {name: np.arange(3) / 7 + number for number, name in enumerate(FINAL)}
+    with pytest.raises(ValueError, match="iid_accuracy_final"):
+        Log(path).set_status("complete", {})
+    Log(path).set_status("complete", before)
+    with h5py.File(path) as file:
+        assert file.attrs["status"] == "complete"
+        for name, values in before.items():
+            np.testing.assert_array_equal(file[name], values)
+        assert len(file["round"]) == 1
 
 
 def test_after_every_append_all_rounds_so_far_are_in_the_file(tmp_path, log_content):
@@ -123,7 +167,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("how", ["killed", "full disk"])
-@pytest.mark.parametrize("call, last", [("resize", 0), ("resize", 9), ("__setitem__", 0), ("__setitem__", 7)])
+@pytest.mark.parametrize("call, last", [("resize", 0), ("resize", 19), ("__setitem__", 0), ("__setitem__", 7)])
 def test_a_round_that_is_half_written_is_no_round_of_the_log(tmp_path, log_content, how, call, last):
     """Death, or a full disk, in the middle of an append: the log opens, and holds the rounds before."""
     path = log_content.write(tmp_path / "run.h5", [log_content.round(), log_content.round()])

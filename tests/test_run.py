@@ -123,6 +123,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(here, capsys):
         ("--link-dropout 0.25", "every edge fails with probability 0.25"),
         ("--proximal 0.1", "batch 16, proximal 0.1"),
         ("--ood none", "OOD           none"),
+        ("--evaluate-at aggregated", "models are tested after aggregation"),
+        ("--evaluate-at both --evaluate-every epoch", "models are tested after every epoch and after aggregation"),
+        (
+            "--dataset tinymem --tinymem-examples 9 --tinymem-tests 2 --tinymem-length 3 --train-samples 30"
+            " --test-samples 8",
+            "node 0 and the test set got no OOD sample",
+        ),
     ],
 )
 def test_the_plan_says_what_the_options_mean(here, capsys, options, words):

@@ -24,7 +24,7 @@ from mpisim.data.ood import split_shard, split_test
 from mpisim.data.partition import partition
 from mpisim.graphs.generators import make_topology
 from mpisim.run import main
-from mpisim.storage.log import VARIABLES
+from mpisim.storage.variables import SCORES, logged_variables
 from mpisim.streams import Purpose, stream, torch_seed
 
 TOPOLOGY = "ba:n=6,m=2,seed=11"  # its hub is node 3: not the first, nor the last
@@ -34,7 +34,7 @@ RUN = (
     f" --test-samples {NUM_TEST} --threads 1 --device cpu --output run.h5 --quiet"
 )
 SECONDS = {"train_seconds", "test_seconds", "exchange_seconds", "mix_seconds", "log_seconds"}
-COORDINATES = {"round", "node", "rank", "link", "label"}
+COORDINATES = {"round", "node", "rank", "link", "label"}  # and epoch, where there are scores of epochs
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
@@ -53,6 +53,9 @@ class Case:
     strategy: str = "degree"
     temperature: float = 0.1
     local_split: tuple[float, float, float] | None = None
+    trained: bool = True
+    aggregated: bool = False
+    epochs: bool = False
 
 
 CASES = {
@@ -71,6 +74,8 @@ CASES = {
         ood=False,
         optimizer=partial(SGD, momentum=0.5, weight_decay=0.01),
     ),
+    "every moment": Case(flags="--evaluate-at both --evaluate-every epoch", aggregated=True, epochs=True),
+    "after aggregation": Case(flags="--evaluate-at aggregated", trained=False, aggregated=True),
     "own test samples": Case(flags="--local-split 0.6 0.3 0.1", local_split=(0.6, 0.3, 0.1)),
     "weighted, unequal nodes": Case(
         flags="--strategy weighted --sample-alpha 2 --label-alpha 2 --batch-size 12 --optimizer adam --lr 0.005",
@@ -94,30 +99,30 @@ def experiment(case: Case) -> dict[str, np.ndarray]:
     shards, own_tests, iid_test, ood_test = deal(case, nodes, hub)
     sizes = np.array([len(labels) for _, labels in shards])
     models = [new_model(case, 0 if case.one_start else node) for node in nodes]
+    tests = {"iid": iid_test, "ood": ood_test, "own": own_tests}
     rounds = []
     for round in range(1, NUM_ROUNDS + 1):
-        losses = [train(case, models[node], *shards[node], node, round) for node in nodes]
-        iid_accuracy, iid_loss, iid_recall = zip(*(scores(model, *iid_test) for model in models), strict=True)
-        ood_accuracy, ood_loss, _ = zip(*(scores(model, *ood_test) for model in models), strict=True)
+        epochs = [[] for _ in range(NUM_EPOCHS)]
+        losses = [train(case, models[node], *shards[node], node, round, tests, epochs) for node in nodes]
+        of_round = {name + "_by_epoch": values for name, values in by_name(epochs).items()} if case.epochs else {}
+        if case.trained:
+            of_round |= by_name([scores(models[node], tests, node) for node in nodes])
         X = np.stack([nn.utils.parameters_to_vector(model.parameters()).detach().double() for model in models])
-        rounds.append(
-            {
-                "iid_accuracy": iid_accuracy,
-                "ood_accuracy": ood_accuracy,
-                "own_accuracy": [scores(models[node], *own_tests[node])[0] for node in nodes],
-                "iid_loss": iid_loss,
-                "ood_loss": ood_loss,
-                "train_loss": losses,
-                "iid_recall": iid_recall,
-                "consensus_distance": ((X - X.mean(axis=0)) ** 2).sum(axis=1).mean(),
-                "temperature": case.temperature,
-                "participated": [True] * len(nodes),
-                "bytes_sent": [0],  # there is no other rank
-            }
-        )
+        of_round |= {
+            "train_loss": losses,
+            "consensus_distance": ((X - X.mean(axis=0)) ** 2).sum(axis=1).mean(),
+            "temperature": case.temperature,
+            "participated": [True] * len(nodes),
+            "bytes_sent": [0],  # there is no other rank
+        }
         mixed = torch.from_numpy(mixing_matrix(case, neighborhood, sizes, round) @ X).float()
         for model, row in zip(models, mixed, strict=True):
             nn.utils.vector_to_parameters(row, model.parameters())
+        aggregated = by_name([scores(models[node], tests, node) for node in nodes])
+        if case.aggregated:
+            of_round |= {f"{name}_aggregated": values for name, values in aggregated.items()}
+        rounds.append(of_round)
+    final = {f"{name}_final": values for name, values in aggregated.items() if name != "iid_recall"}
 
     target, source = np.nonzero(neighborhood)
     return {name: np.array([of_round[name] for of_round in rounds]) for name in rounds[0]} | {
@@ -135,7 +140,17 @@ def experiment(case: Case) -> dict[str, np.ndarray]:
         "rank": np.array([0]),
         "link": np.arange(len(target)),
         "label": np.arange(NUM_CLASSES),
+        **final,
+        **({"epoch": np.arange(1, NUM_EPOCHS + 1)} if case.epochs else {}),
     }
+
+
+def by_name(scores_of):
+    """Turn scores of nodes, or of the nodes of epochs, round: from lists of dictionaries to a dictionary of arrays."""
+    if isinstance(scores_of[0], list):
+        epochs = [by_name(nodes) for nodes in scores_of]
+        return {name: np.array([epoch[name] for epoch in epochs]) for name in epochs[0] if name != "iid_recall"}
+    return {name: np.array([node[name] for node in scores_of]) for name in scores_of[0]}
 
 
 def deal(case, nodes, hub):
@@ -175,12 +190,12 @@ def new_model(case, node):
     )
 
 
-def train(case, model, images, labels, node, round):
-    """Train for a round; return the mean loss."""
+def train(case, model, images, labels, node, round, tests, epochs):
+    """Train for a round; return the mean loss. The scores after each epoch are added to that epoch's list."""
     optimizer = case.optimizer(model.parameters())
     rng = stream(case.seed, Purpose.DATA_ORDER, node=node, round=round)
     losses = []
-    for _ in range(NUM_EPOCHS):
+    for epoch in range(NUM_EPOCHS):
         order = torch.from_numpy(rng.permutation(len(labels))) if case.shuffle else torch.arange(len(labels))
         for batch in order.split(case.batch_size):
             optimizer.zero_grad()
@@ -188,16 +203,21 @@ def train(case, model, images, labels, node, round):
             loss.backward()
             optimizer.step()
             losses += [loss.item()] * len(batch)
+        epochs[epoch].append(scores(model, tests, node))
     return np.mean(losses)
 
 
 @torch.no_grad()
-def scores(model, images, labels):
-    """Return the accuracy, the mean loss and the recall of each label; NaN where there are no samples."""
-    logits = model(images)
-    right = (logits.argmax(dim=1) == labels).double()
-    recall = [right[labels == label].mean().item() for label in range(NUM_CLASSES)]
-    return right.mean().item(), F.cross_entropy(logits, labels).item(), recall
+def scores(model, tests, node):
+    """Return all that a node's tests find, by the log's names; NaN where there are no samples."""
+    found = {}
+    for name, (images, labels) in {**tests, "own": tests["own"][node]}.items():
+        logits = model(images)
+        right = (logits.argmax(dim=1) == labels).double()
+        found[f"{name}_accuracy"] = right.mean().item()
+        found[f"{name}_loss"] = F.cross_entropy(logits, labels).item()
+        found[f"{name}_recall"] = [right[labels == label].mean().item() for label in range(NUM_CLASSES)]
+    return {name: found[name] for name in SCORES}
 
 
 def mixing_matrix(case, neighborhood, sizes, round):
@@ -237,15 +257,16 @@ def logged(flags: str = "") -> dict[str, np.ndarray]:
 def test_every_figure_of_the_log_is_that_of_the_plain_experiment(case):
     log, expected = logged(CASES[case].flags), experiment(CASES[case])
     assert log.keys() == expected.keys() | SECONDS
-    assert log.keys() == VARIABLES.keys() | COORDINATES
+    moments = {name: getattr(CASES[case], name) for name in ("trained", "aggregated", "epochs")}
+    assert log.keys() == logged_variables(**moments).keys() | COORDINATES | ({"epoch"} & expected.keys())
     for name, values in expected.items():
         assert log[name].shape == values.shape, name
-        if name.endswith(("accuracy", "recall")):
+        if "accuracy" in name or "recall" in name:
             # Where two labels are all but tied, the order of sums may decide: one prediction may differ, of some 1,800.
             differs = ~np.isclose(log[name], values, rtol=0, atol=1e-12, equal_nan=True)
             assert differs.sum() <= 1, f"{name}: {log[name]}, not {values}"
         else:
-            trained = name.endswith(("loss", "distance"))  # in float32; so far apart at the most after three rounds
+            trained = "loss" in name or "distance" in name  # in float32; so far apart at the most after three rounds
             np.testing.assert_allclose(log[name], values, rtol=1e-5 if trained else 1e-12, err_msg=name)
 
 
@@ -263,17 +284,19 @@ def test_seconds_are_those_of_what_they_are_named_for(monkeypatch):
 
         monkeypatch.setattr(call, slow)
 
-    monkeypatch.setattr("mpisim.rounds.time", SimpleNamespace(perf_counter=lambda: now))
+    for module in ("rounds", "results"):
+        monkeypatch.setattr(f"mpisim.{module}.time", SimpleNamespace(perf_counter=lambda: now))
     let_take("mpisim.nodes.Nodes.train", 1)
     let_take("mpisim.exchange.neighborhood.NeighborhoodExchange.send", 10)
     let_take("mpisim.nodes.Nodes.test", 100)
+    let_take("mpisim.nodes.Nodes.test_node", 2)
     let_take("mpisim.exchange.neighborhood.NeighborhoodExchange.wait", 1_000)
     let_take("mpisim.rounds.mix", 10_000)
     let_take("mpisim.exchange.metrics.MetricsGather.gather", 100_000)
     let_take("mpisim.storage.log.Log.append", 1_000_000)
-    log = logged()
+    log = logged("--evaluate-every epoch")
     np.testing.assert_array_equal(log["train_seconds"], [[1]] * NUM_ROUNDS)
-    np.testing.assert_array_equal(log["test_seconds"], [[100]] * NUM_ROUNDS)
+    np.testing.assert_array_equal(log["test_seconds"], [[100 + 2 * 6 * NUM_EPOCHS]] * NUM_ROUNDS)  # six nodes
     np.testing.assert_array_equal(log["exchange_seconds"], [[1_010]] * NUM_ROUNDS)
     np.testing.assert_array_equal(log["mix_seconds"], [[10_000]] * NUM_ROUNDS)
     # A round is written after its figures stand: how long that took is in the next one's.

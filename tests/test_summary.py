@@ -1,10 +1,14 @@
 """The summary has the figures that one computes from the log by hand."""
 
+import h5py
 import numpy as np
 import pytest
 
 from mpisim.analysis.summary import as_text, summarize
+from mpisim.storage.log import Log
+from mpisim.storage.variables import WITHOUT_RECALL, logged_variables
 
+TRAINED = logged_variables(trained=True, aggregated=False, epochs=False)
 NONE = np.full(3, np.nan)
 
 
@@ -24,7 +28,7 @@ def three_rounds(log_content):
 
 
 def test_a_summary_has_the_figures_computed_by_hand(tmp_path, log_content, three_rounds):
-    path = log_content.write(tmp_path / "run.h5", three_rounds, status="complete")
+    path = log_content.write(tmp_path / "run.h5", three_rounds, "complete", TRAINED)
     summary = summarize(path)
     assert (summary.path, summary.status) == (str(path), "complete")
     assert summary.title == "degree on ring:n=3, digits, seed 0"
@@ -38,23 +42,53 @@ def test_a_summary_has_the_figures_computed_by_hand(tmp_path, log_content, three
     assert summary.seconds == {"train": 4.0, "test": 1.0, "exchange": 0.0, "mix": 0.125, "log": 0.25}
 
 
+def test_where_only_aggregated_models_were_tested_their_scores_stand_and_the_text_says_so(tmp_path, log_content):
+    variables = logged_variables(trained=False, aggregated=True, epochs=False)
+    rounds = [log_content.round(iid_accuracy_aggregated=[0.1, 0.2, 0.6], ood_accuracy_aggregated=NONE, **seconds())]
+    summary = summarize(log_content.write(tmp_path / "run.h5", rounds, variables=variables))
+    assert summary.accuracy["iid"] == summary.auc["iid"] == pytest.approx(0.3)
+    assert "(in every round, of the aggregated models)" in as_text(summary).splitlines()
+
+
+def test_the_auc_is_over_epochs_where_they_were_tested(tmp_path, log_content):
+    by_epoch = [[[0, 0, 0], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]]  # rounds of two epochs
+    rounds = [
+        log_content.round(iid_accuracy=epochs[1], iid_accuracy_by_epoch=epochs, **seconds()) for epochs in by_epoch
+    ]
+    path = log_content.write(tmp_path / "run.h5", rounds)
+    assert summarize(path).auc["iid"] == pytest.approx((0.5 + 0.5 + 0) / 3)
+
+
+def test_a_complete_run_has_its_final_accuracy_and_a_text_its_perplexity(tmp_path, log_content, three_rounds):
+    three_rounds[-1] |= {"iid_loss": np.log([2.0, 3.0, 7.0]), "ood_loss": NONE}
+    path = log_content.write(tmp_path / "run.h5", three_rounds, variables=TRAINED)
+    final = {f"{score}_final": np.full(3, np.nan) for score in WITHOUT_RECALL}
+    Log(path).set_status("complete", final | {"iid_accuracy_final": [0.25, 0.5, 0.75]})
+    with h5py.File(path, "r+") as file:
+        file.attrs["data_kind"] = "text"
+    lines = as_text(summarize(path)).splitlines()
+    assert lines[0].split()[-2:] == ["aggregated", "perplexity"]
+    assert lines[1].split()[-2:] == ["0.500", "4.000"]
+    assert lines[2].split()[-2:] == ["–", "–"]
+
+
 def test_its_text_is_a_table_with_every_number_under_its_heading(tmp_path, log_content, three_rounds):
-    text = as_text(summarize(log_content.write(tmp_path / "run.h5", three_rounds)))
+    text = as_text(summarize(log_content.write(tmp_path / "run.h5", three_rounds, variables=TRAINED)))
     assert text.splitlines() == [
-        "     accuracy  lowest node  highest node    AUC",
-        "IID     0.800        0.700         0.900  0.500",
-        "OOD     0.500        0.000         1.000  0.292",
+        "     accuracy  lowest node  highest node    AUC  aggregated",
+        "IID     0.800        0.700         0.900  0.500           –",
+        "OOD     0.500        0.000         1.000  0.292           –",
         "3 of 4 rounds in 5.4 s a rank: train 4.0, test 1.0, exchange 0.0, mix 0.1, log 0.2",
     ]
 
 
 def test_a_run_without_ood_has_dashes_for_it(tmp_path, log_content):
     rounds = [log_content.round(iid_accuracy=[0.25, 0.5, 0.75], ood_accuracy=NONE, **seconds())]
-    summary = summarize(log_content.write(tmp_path / "run.h5", rounds))
+    summary = summarize(log_content.write(tmp_path / "run.h5", rounds, variables=TRAINED))
     assert summary.accuracy["iid"] == summary.auc["iid"] == 0.5
     ood = (summary.accuracy, summary.auc, summary.lowest, summary.highest)
     assert np.isnan([figures["ood"] for figures in ood]).all()
-    assert as_text(summary).splitlines()[2].split() == ["OOD", "–", "–", "–", "–"]
+    assert as_text(summary).splitlines()[2].split() == ["OOD", "–", "–", "–", "–", "–"]
 
 
 def test_a_log_without_rounds_has_no_figures_and_no_warning(tmp_path, log_content):
@@ -63,5 +97,5 @@ def test_a_log_without_rounds_has_no_figures_and_no_warning(tmp_path, log_conten
     for figures in (summary.accuracy, summary.auc, summary.lowest, summary.highest):
         assert np.isnan([figures["iid"], figures["ood"]]).all()
     assert set(summary.seconds.values()) == {0.0}
-    assert as_text(summary).splitlines()[1].split() == ["IID", "–", "–", "–", "–"]
+    assert as_text(summary).splitlines()[1].split() == ["IID", "–", "–", "–", "–", "–"]
     assert as_text(summary).splitlines()[3].startswith("0 of 4 rounds in 0.0 s")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mpisim.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,3 +70,26 @@ def configuration(file: h5py.File) -> dict[str, Any]:
     """Return the options that a log's run was made with, by name."""
     options: dict[str, Any] = json.loads(file.attrs["config"])
     return options
+
+
+def score(file: h5py.File, name: str) -> np.ndarray:
+    """Return a score of each round: that of the trained models or, where only those were tested, of the aggregated.
+
+    Returns
+    -------
+    float64, shape (num_rounds, num_nodes, ...)
+    """
+    return np.asarray(file[name if name in file else f"{name}_aggregated"][:])
+
+
+def score_curve(file: h5py.File, name: str) -> np.ndarray:
+    """Return a score as often as it was measured: after each epoch, else after each round.
+
+    Returns
+    -------
+    float64, shape (num_points, num_nodes)
+    """
+    if f"{name}_by_epoch" in file:
+        by_epoch = file[f"{name}_by_epoch"][:]
+        return np.asarray(by_epoch.reshape(-1, by_epoch.shape[-1]))
+    return score(file, name)

@@ -29,3 +29,22 @@ def accuracy_auc(accuracy: np.ndarray) -> np.ndarray:
     if len(values) == 1:
         return np.asarray(values[0])
     return np.asarray((values[:-1] + values[1:]).sum(axis=0) / (2 * (len(values) - 1)))
+
+
+def perplexity(loss: np.ndarray) -> np.ndarray:
+    """Return the perplexity of a model of text: of how many tokens, all as likely, it chooses the next one.
+
+    Parameters
+    ----------
+    loss : float array
+        Mean cross-entropy of the next token, in nats.
+
+    References
+    ----------
+    Jelinek et al., "Perplexity - a measure of the difficulty of speech recognition tasks", 1977: exp of the loss.
+
+    >>> float(perplexity(np.log(8.0)).round(12))
+    8.0
+    """
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(np.asarray(loss, dtype=np.float64)))

@@ -64,8 +64,9 @@ class MetricsGather:
         nodes = np.empty((sum(map(len, self._nodes)), self.per_node))
         ranks = np.empty((self.comm.size, self.per_rank))
         for rank, (own, figures) in enumerate(zip(self._nodes, [self._mine, *self._received], strict=True)):
-            nodes[own] = figures[: -self.per_rank].reshape(-1, self.per_node)
-            ranks[rank] = figures[-self.per_rank :]
+            split = len(own) * self.per_node
+            nodes[own] = figures[:split].reshape(-1, self.per_node)
+            ranks[rank] = figures[split:]
         return nodes, ranks
 
     def free(self, waiting: Waiting) -> None:

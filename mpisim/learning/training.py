@@ -144,6 +144,7 @@ def train_node(
     *,
     transform: Callable[[torch.Tensor, slice | torch.Tensor], torch.Tensor] | None = None,
     proximal: Proximal | None = None,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> float:
     """Train one node for some epochs; its row of X changes in place.
 
@@ -157,6 +158,8 @@ def train_node(
     transform : function of (inputs of a batch, what selected them), optional
         Returns the inputs to train on.
     proximal : Proximal, optional
+    after_epoch : function of the number of epochs so far, optional
+        It may test the model.
 
     Returns
     -------
@@ -167,8 +170,8 @@ def train_node(
     losses: list[torch.Tensor] = []
     sizes: list[int] = []
     model.bind(row, counters)
-    model.module.train()
-    for order in orders:
+    for epoch, order in enumerate(orders, start=1):
+        model.module.train()
         for batch in batches(len(shard), batch_size, order):
             samples = shard.take(batch)
             if transform is not None:
@@ -182,6 +185,8 @@ def train_node(
                 step(gradients)
             losses.append(loss.detach())
             sizes.append(len(samples))
+        if after_epoch is not None:
+            after_epoch(epoch)
     # Read once: a look at every loss would make a GPU wait for each step.
     values = torch.stack(losses).double().cpu()
     return float((values * torch.tensor(sizes, dtype=torch.float64)).sum()) / (len(shard) * len(orders))

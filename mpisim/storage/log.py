@@ -13,11 +13,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from mpisim.storage.variables import DIMENSIONS, FINAL_SCORES, FROM_ONE, VARIABLES, Variable
 
 if TYPE_CHECKING:
     import h5py
@@ -25,70 +26,6 @@ if TYPE_CHECKING:
 SCHEMA = "mpisim-log"
 SCHEMA_VERSION = 1
 CHUNK_BYTES = 16_384
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A variable of the log: its dimensions, type, unit and meaning."""
-
-    dims: tuple[str, ...]
-    dtype: str
-    units: str
-    long_name: str
-
-
-ROUND_NODE, ROUND_RANK = ("round", "node"), ("round", "rank")
-
-VARIABLES: dict[str, Variable] = {
-    "iid_accuracy": Variable(ROUND_NODE, "f8", "1", "accuracy on the clean test set, before aggregation"),
-    "ood_accuracy": Variable(ROUND_NODE, "f8", "1", "accuracy on the out-of-distribution test set, before aggregation"),
-    "own_accuracy": Variable(
-        ROUND_NODE, "f8", "1", "accuracy on the node's own test samples (--local-split), before aggregation"
-    ),
-    "iid_loss": Variable(ROUND_NODE, "f8", "nat", "mean cross-entropy on the clean test set, before aggregation"),
-    "ood_loss": Variable(
-        ROUND_NODE, "f8", "nat", "mean cross-entropy on the out-of-distribution test set, before aggregation"
-    ),
-    "train_loss": Variable(ROUND_NODE, "f8", "nat", "mean cross-entropy of the round's training steps"),
-    "iid_recall": Variable(("round", "node", "label"), "f8", "1", "share of the clean test samples of a label found"),
-    "consensus_distance": Variable(
-        ("round",),
-        "f8",
-        "1",
-        "mean over nodes of the squared L2 distance to the mean model, over at most 65536 fixed coordinates,"
-        " before aggregation",
-    ),
-    "temperature": Variable(("round",), "f8", "1", "temperature of the softmax that makes the mixing weights"),
-    "participated": Variable(ROUND_NODE, "i1", "1", "1 if the node took part in the round"),
-    "train_seconds": Variable(ROUND_RANK, "f8", "s", "time in local training"),
-    "test_seconds": Variable(ROUND_RANK, "f8", "s", "time in tests, while messages travel"),
-    "exchange_seconds": Variable(ROUND_RANK, "f8", "s", "time in sending models and waiting for them"),
-    "mix_seconds": Variable(ROUND_RANK, "f8", "s", "time in aggregation"),
-    "log_seconds": Variable(
-        ROUND_RANK,
-        "f8",
-        "s",
-        "time in handing in results and, on rank 0, waiting for them and writing the round before to the log",
-    ),
-    "bytes_sent": Variable(ROUND_RANK, "i8", "byte", "model state sent to other ranks"),
-    "degree": Variable(("node",), "i8", "1", "number of neighbors"),
-    "betweenness": Variable(("node",), "f8", "1", "betweenness centrality, normalised, endpoints counted"),
-    "train_samples": Variable(("node",), "i8", "1", "number of training samples"),
-    "is_ood": Variable(("node",), "i1", "1", "1 if the node's shard holds out-of-distribution samples"),
-    "rank_of_node": Variable(("node",), "i8", "1", "rank that owns the node"),
-    "label_counts": Variable(("node", "label"), "i8", "1", "training samples of each label, as they are trained on"),
-    "link_target": Variable(("link",), "i8", "1", "node that listens"),
-    "link_source": Variable(("link",), "i8", "1", "node that is listened to"),
-    "link_weight": Variable(("link",), "f8", "1", "mixing weight W[target, source] of the first round"),
-}
-
-DIMENSIONS = {
-    "round": "round, from 1",
-    "node": "node of the topology",
-    "rank": "MPI rank that owns nodes",
-    "link": "entry of the mixing matrix",
-    "label": "class label",
-}
 
 
 class Log:
@@ -111,16 +48,19 @@ class Log:
         static: Mapping[str, np.ndarray],
         attributes: Mapping[str, Any],
         overwrite: bool = False,
+        variables: Mapping[str, Variable] = VARIABLES,
     ) -> Log:
-        """Make the file: all variables, those without rounds filled.
+        """Make the file: all its variables, those filled that no round changes.
 
         Parameters
         ----------
-        sizes : of the dimensions node, rank, link and label
-        static : the variables without the dimension round, by name
+        sizes : of the dimensions but round
+        static : the variables without the dimension round, by name, but the final scores
         attributes : root attributes beside schema, schema_version, status and date_created
         overwrite : bool
             Whether a file of this name gives way.
+        variables : from ``logged_variables``
+            Those that the log has.
 
         Raises
         ------
@@ -135,7 +75,7 @@ class Log:
         with _successor(path) as successor:
             with h5py.File(successor, "w") as file:
                 _write_attributes(file, attributes)
-                _make_variables(file, dict(sizes) | {"round": 0}, static)
+                _make_variables(file, variables, dict(sizes) | {"round": 0}, static)
             if overwrite:
                 successor.replace(path)
             else:
@@ -154,22 +94,30 @@ class Log:
         Raises
         ------
         ValueError
-            If a variable is missing, or there is no such variable.
+            If a variable is missing, or there is no such variable in the log.
         OSError
             If the round cannot be written; the log then is as it was.
         """
-        with_rounds = {name for name, variable in VARIABLES.items() if variable.dims[0] == "round"}
-        if values.keys() != with_rounds:
-            raise ValueError(f"the round lacks, or has beside the variables: {values.keys() ^ with_rounds}")
         with self._changed() as file:
+            _check_names({name for name in file if name in VARIABLES and VARIABLES[name].dims[0] == "round"}, values)
             position = file["round"].shape[0]
             for name, value in (("round", round), *values.items()):
                 file[name].resize(position + 1, axis=0)
                 file[name][position] = value
 
-    def set_status(self, status: str) -> None:
-        """Say how the run stands: "running" or "complete"."""
+    def set_status(self, status: str, final_scores: Mapping[str, Any] | None = None) -> None:
+        """Say how the run stands: "running" or "complete".
+
+        Parameters
+        ----------
+        final_scores : float64 arrays by name, shape (num_nodes,)
+            Of a complete run.
+        """
         with self._changed() as file:
+            if final_scores is not None:
+                _check_names(set(FINAL_SCORES), final_scores)
+                for name, values in final_scores.items():
+                    file[name][:] = values
             file.attrs["status"] = status
 
     @contextmanager
@@ -209,6 +157,11 @@ def is_log(path: Path) -> bool:
         return False
 
 
+def _check_names(wanted: set[str], values: Mapping[str, Any]) -> None:
+    if values.keys() != wanted:
+        raise ValueError(f"the log wants, or does not know: {', '.join(sorted(values.keys() ^ wanted))}")
+
+
 def _write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     file.attrs["schema"] = SCHEMA
@@ -219,26 +172,29 @@ def _write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
         file.attrs[name] = value
 
 
-def _make_variables(file: h5py.File, sizes: Mapping[str, int], static: Mapping[str, np.ndarray]) -> None:
-    for name, long_name in DIMENSIONS.items():
+def _make_variables(
+    file: h5py.File, variables: Mapping[str, Variable], sizes: Mapping[str, int], static: Mapping[str, np.ndarray]
+) -> None:
+    for name in {dim: None for variable in variables.values() for dim in variable.dims}:
         growing = name == "round"
         scale = file.create_dataset(
             name,
-            data=np.arange(sizes[name], dtype=np.int64),
+            data=np.arange(sizes[name], dtype=np.int64) + (name in FROM_ONE),
             maxshape=(None if growing else sizes[name],),
             chunks=(CHUNK_BYTES // 8,) if growing else None,
         )
         scale.make_scale(name)
-        scale.attrs["long_name"] = long_name
+        scale.attrs["long_name"] = DIMENSIONS[name]
         scale.attrs["units"] = "1"
-    for name, variable in VARIABLES.items():
+    for name, variable in variables.items():
         shape = tuple(sizes[dim] for dim in variable.dims)
         if variable.dims[0] == "round":
             dataset = file.create_dataset(
                 name, shape, variable.dtype, maxshape=(None, *shape[1:]), chunks=_chunks(shape[1:], variable.dtype)
             )
         else:
-            dataset = file.create_dataset(name, data=np.asarray(static[name], dtype=variable.dtype).reshape(shape))
+            values = np.full(shape, np.nan) if name in FINAL_SCORES else static[name]
+            dataset = file.create_dataset(name, data=np.asarray(values, dtype=variable.dtype).reshape(shape))
         for axis, dim in enumerate(variable.dims):
             dataset.dims[axis].attach_scale(file[dim])
         dataset.attrs["units"] = variable.units
