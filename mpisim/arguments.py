@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,11 @@ from mpisim.errors import InputError
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that raises InputError where argparse prints its usage and exits."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        # What begins with a minus is a value if it is a number: argparse forgets those with an exponent.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
     def error(self, message: str) -> NoReturn:
         """Raise the error of a command line."""

@@ -30,12 +30,14 @@ class Briefing:
     plan : its messages
     rule : its rows of W, in the order of plan.own
     rank_of_node : int64, shape (num_nodes,)
+    largest_shard : training samples of the node of the topology that has the most
     shards, own_tests, test : packed samples, as ``data.shards.pack`` makes them
     """
 
     plan: ExchangePlan
     rule: MixingRule
     rank_of_node: np.ndarray
+    largest_shard: int
     shards: dict[str, np.ndarray]
     own_tests: dict[str, np.ndarray]
     test: dict[str, np.ndarray]
@@ -56,6 +58,7 @@ def brief(comm: MPI.Comm, waiting: Waiting, experiment: Experiment | None) -> Br
         ExchangePlan(**_part(packet, "plan")),
         MixingRule(**{name: value if value.ndim else value.item() for name, value in rule.items()}),
         packet["rank_of_node"],
+        int(packet["largest_shard"]),
         _part(packet, "shards"),
         _part(packet, "own_tests"),
         test,
@@ -72,7 +75,8 @@ def _packet(experiment: Experiment, rank: int) -> dict[str, np.ndarray]:
         "own_tests": pack(experiment.train, [OodSplit(experiment.own_tests[node], NOTHING) for node in plan.own]),
     }
     named = {f"{part}.{name}": np.asarray(value) for part, values in parts.items() for name, value in values.items()}
-    return named | {"rank_of_node": experiment.rank_of_node}
+    largest = experiment.train_samples.max()
+    return named | {"rank_of_node": experiment.rank_of_node, "largest_shard": np.asarray(largest)}
 
 
 def _part(packet: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:

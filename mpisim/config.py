@@ -21,6 +21,7 @@ from mpisim.graphs.schedule import SCHEDULES
 from mpisim.graphs.strategies import STRATEGIES
 
 INITS = ("common", "independent")
+SMALLEST_TEMPERATURE = 1e-30
 DEVICES = ("auto", "cpu", "cuda", "xpu")
 
 
@@ -70,7 +71,12 @@ class Config:
     schedule_period: int = _option("mixing", 5, int, "rounds until cosine restarts, or oscillate turns", least=1)
     schedule_multiplier: int = _option("mixing", 1, int, "how much longer each period of cosine is", least=1)
     schedule_floor: float | None = _option(
-        "mixing", None, float, "what 1 / temperature falls to: 0 for cosine, 1 for exponential"
+        "mixing",
+        None,
+        float,
+        "what 1 / temperature falls to: 0 for cosine, 1 for exponential",
+        least=-1e30,
+        most=1e30,
     )
     schedule_decay: float = _option("mixing", 0.95, float, "factor per round of exponential", above=0, most=1)
 
@@ -152,6 +158,14 @@ class Config:
     link_dropout: float = _option("faults", 0.0, float, "probability that an edge fails in a round", least=0, below=1)
 
     device: str = _option("execution", "auto", str, "what each rank computes on", choices=DEVICES)
+    engine: str = _option(
+        "execution",
+        "auto",
+        str,
+        "whether nodes train one by one or stacked; auto takes what is fast",
+        choices=("auto", "sequential", "batched"),
+    )
+    stack: int | None = _option("execution", None, int, "nodes in a stack, at the most", least=1, most=65_536)
     threads: int | None = _option(
         "execution", None, int, "per rank; by default the host's cores / its ranks", least=1, most=1024
     )
@@ -182,13 +196,13 @@ class Config:
 
             _known("model", str(self.model), MODELS)
         if self.optimizer not in (None, recipe.optimizer):
-            from mpisim.learning.training import OPTIMIZERS
+            from mpisim.learning.optimizers import OPTIMIZERS
 
             _known("optimizer", str(self.optimizer), OPTIMIZERS)
         for option in dataclasses.fields(self):
             if option.metadata.get("recipe") and getattr(self, option.name) is None:
                 object.__setattr__(self, option.name, getattr(recipe, option.name))
-        if self.temperature == 0 or not math.isfinite(1 / self.temperature):
+        if abs(self.temperature) < SMALLEST_TEMPERATURE:
             raise InputError(f"--temperature {self.temperature:g}: must not be zero, nor nearly")
         if Path(self.name).name != self.name or self.name in ("", ".."):
             raise InputError(f"--name {self.name!r}: must be a plain file name; --output takes a path")
@@ -202,13 +216,15 @@ class Config:
             raise InputError(f"--local-split {' '.join(map(str, self.local_split))}: the shares must add up to 1")
         if self.evaluate_every == "epoch" and self.evaluate_at == "aggregated":
             raise InputError("--evaluate-every epoch: tests trained models: take --evaluate-at trained, or both")
+        if self.stack is not None and self.engine == "sequential":
+            raise InputError("--stack: is for --engine batched, or auto")
         if self.overwrite and self.output is None:
             raise InputError("--overwrite: needs --output, without it a run takes the next free name")
 
     @property
     def exchanges(self) -> int:
         """How many times models travel in a round: the proximal term needs the neighbors' before training too."""
-        return 2 if self.proximal else 1
+        return 2 if self.proximal and not self.no_train else 1
 
     @property
     def moments(self) -> dict[str, bool]:
@@ -263,7 +279,7 @@ def _checked_one(name: str, rules: Any, value: Any) -> Any:
         raise InputError(f"{flag(name)} {value}: is too large")
     bounds: dict[str, tuple[Callable[[Any], bool], str]] = {
         "least": (lambda bound: value >= bound, "must be {} or more"),
-        "most": (lambda bound: value <= bound, "must be {:g} at most"),
+        "most": (lambda bound: value <= bound, "must be {:,} at most"),
         "above": (lambda bound: value > bound, "must be above {}"),
         "below": (lambda bound: value < bound, "must be below {}"),
     }

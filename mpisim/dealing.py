@@ -18,6 +18,7 @@ from mpisim.errors import InputError
 from mpisim.graphs.centrality import CENTRALITIES
 from mpisim.graphs.topology import Topology
 
+PARTS_OF_LOCAL_SPLIT = 3  # each part of each node's split then has each label
 NOTHING = np.array([], dtype=np.int64)
 
 
@@ -126,6 +127,7 @@ def deal(config: Config, topology: Topology, ood_nodes: list[int], train: Labele
         sample_alpha=config.sample_alpha,
         label_alpha=config.label_alpha,
         seed=config.seed,
+        of_each_label=PARTS_OF_LOCAL_SPLIT if config.local_split is not None else 0,
     )
     if config.data_placement != "random":
         centrality = CENTRALITIES[config.data_placement](topology)

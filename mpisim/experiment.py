@@ -48,7 +48,7 @@ class Experiment:
     ood_nodes : ascending
     rank_of_node : int64, shape (num_nodes,)
     plans : of each rank that owns nodes
-    num_columns : of X
+    module : a model of the kind that nodes train, shapes without memory
     """
 
     config: Config
@@ -62,12 +62,17 @@ class Experiment:
     ood_nodes: list[int]
     rank_of_node: np.ndarray
     plans: list[ExchangePlan]
-    num_columns: int
+    module: nn.Module
 
     @property
     def num_ranks(self) -> int:
         """The number of ranks that own nodes."""
         return len(self.plans)
+
+    @property
+    def num_columns(self) -> int:
+        """The number of columns of X."""
+        return StateLayout.of(self.module).num_columns
 
     @property
     def train_samples(self) -> np.ndarray:
@@ -130,14 +135,14 @@ def decide(config: Config, num_ranks: int) -> Experiment:
     check_output(config)
     topology = make_topology(config.topology)
     ood_nodes = choose_ood_nodes(config, topology)
+    with torch.device("meta"):  # shapes without memory
+        module = make_model(config, dataset_of(config))
     train, test = load(config)
     dealt = deal(config, topology, ood_nodes, train, test)
     shards, test_split = dealt.shards, dealt.test_split
     rule = mixing_rule(topology, config.strategy, _num_samples(shards), config.normalize, config.link_dropout)
     rank_of_node = contiguous(topology.num_nodes, num_ranks)
     plans = plan_exchange(rule, rank_of_node, int(rank_of_node.max()) + 1)
-    with torch.device("meta"):  # shapes without memory
-        num_columns = StateLayout.of(make_model(config, dataset_of(config))).num_columns
     return Experiment(
         config,
         topology,
@@ -150,7 +155,7 @@ def decide(config: Config, num_ranks: int) -> Experiment:
         ood_nodes,
         rank_of_node,
         plans,
-        num_columns,
+        module,
     )
 
 

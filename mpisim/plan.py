@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 import mpisim
 from mpisim.display import plain_bytes
 from mpisim.experiment import Experiment, free_output
 from mpisim.graphs.strategies import STRATEGIES
+from mpisim.learning.engine import choose_engine
+from mpisim.notes import notes
 
 
-def plan_rows(experiment: Experiment, places: list[dict[str, str | int]], num_ranks: int) -> list[tuple[str, str]]:
+def plan_rows(
+    experiment: Experiment, places: list[dict[str, str | int]], num_ranks: int, device: torch.device
+) -> list[tuple[str, str]]:
     """Return the plan as rows of a name and a text.
 
     Parameters
     ----------
     places : the host, device and threads of each rank
     num_ranks : of the job, idle ones included
+    device : of rank 0
     """
     config = experiment.config
     rows = [
@@ -29,11 +35,12 @@ def plan_rows(experiment: Experiment, places: list[dict[str, str | int]], num_ra
         ("data", _data(experiment)),
         ("OOD", _ood(experiment)),
         ("model", _model(experiment)),
+        ("engine", _engine(experiment, device)),
         ("ranks", _ranks(experiment, places)),
         ("messages", _messages(experiment)),
         ("log", str(free_output(config)) + (" (not written: --dry-run)" if config.dry_run else "")),
     ]
-    rows += [("note", text) for text in _notes(experiment)]
+    rows += [("note", text) for text in notes(experiment)]
     if num_ranks > experiment.num_ranks:
         idle = num_ranks - experiment.num_ranks
         rows.append(
@@ -79,27 +86,6 @@ def _mixing(experiment: Experiment) -> str:
     return f"{config.strategy}, divided by the sum"
 
 
-def _notes(experiment: Experiment) -> list[str]:
-    """Return what a person may not expect of the options."""
-    config, notes = experiment.config, []
-    empty = [node for node in experiment.ood_nodes if not len(experiment.shards[node].ood)]
-    if empty or (experiment.ood_nodes and not len(experiment.test_split.ood)):
-        holders = [f"node {node}" for node in empty] + ["the test set"] * (not len(experiment.test_split.ood))
-        notes.append(f"{' and '.join(holders)} got no OOD sample: too few samples can be made so; use more")
-    if config.participation < 1:
-        notes.append(f"in each round {config.participation:.0%} of the nodes take part, drawn anew")
-    if config.link_dropout:
-        notes.append(f"in each round every edge fails with probability {config.link_dropout:g}")
-    if config.moments["epochs"] or config.moments["aggregated"]:
-        trained = "after every epoch" if config.moments["epochs"] else "after training"
-        moments = [trained] * config.moments["trained"] + ["after aggregation"] * config.moments["aggregated"]
-        notes.append(f"models are tested {' and '.join(moments)}")
-    falls_below_zero = config.schedule == "cosine" and (config.schedule_floor or 0) < 0
-    if config.temperature < 0 or falls_below_zero or config.schedule == "oscillate":
-        notes.append("where the temperature is negative, the least central neighbor weighs most")
-    return notes
-
-
 def _data(experiment: Experiment) -> str:
     split = experiment.test_split
     return (
@@ -127,7 +113,16 @@ def _model(experiment: Experiment) -> str:
         f"{config.optimizer}, lr {config.lr:g}, batch {config.batch_size}" if not config.no_train else "no training"
     )
     pull = f", proximal {config.proximal:g}" if config.proximal else ""
-    return f"{config.model}, {experiment.num_columns:,} parameters, {start}; {training}{pull}"
+    num_parameters = sum(parameter.numel() for parameter in experiment.module.parameters())
+    statistics = experiment.num_columns - num_parameters
+    beside = f" and {statistics:,} running statistics" if statistics else ""
+    return f"{config.model}, {num_parameters:,} parameters{beside}, {start}; {training}{pull}"
+
+
+def _engine(experiment: Experiment, device: torch.device) -> str:
+    config = experiment.config
+    engine = choose_engine(config.engine, config.stack, experiment.module, experiment.num_columns, device)
+    return str(engine)
 
 
 def _ranks(experiment: Experiment, places: list[dict[str, str | int]]) -> str:

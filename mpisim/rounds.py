@@ -54,7 +54,9 @@ class Rounds:
         self.device = device
         self.rule, plan = briefing.rule, briefing.plan
         self._log_seconds = 0.0  # of the last append, which a round cannot log itself
-        self.nodes = Nodes(config, plan.own, briefing.shards, briefing.own_tests, briefing.test, device)
+        self.nodes = Nodes(
+            config, plan.own, briefing.shards, briefing.own_tests, briefing.test, briefing.largest_shard, device
+        )
         self.parameters = self.nodes.parameters
         self.bytes_sent = plan.bytes_sent(self.parameters.shape[1]) * config.exchanges
         self.positions = positions_in_rows(self.rule.indices, plan.own, plan.received)
@@ -92,7 +94,7 @@ class Rounds:
         config, moments = self.config, self.config.moments
         takes_part = participants(self.rule.num_nodes, config.participation, config.seed, round)
         laps = Laps()
-        neighbor_sums = self._neighbor_sums(round, takes_part) if config.proximal else None
+        neighbor_sums = self._neighbor_sums(round, takes_part) if config.exchanges == 2 else None
         laps.lap("exchange")
         self.exchange.post()
         by_epoch = EpochScores(self.nodes, config.epochs, self.exchange.progress, laps) if moments["epochs"] else None

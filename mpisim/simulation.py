@@ -79,7 +79,7 @@ class Simulation:
         torch.set_num_threads(place.threads)
         device, places = self._find_devices(place)
         if experiment is not None:
-            Display(config.rounds, config.quiet).plan(plan_rows(experiment, places, comm.size))
+            Display(config.rounds, config.quiet).plan(plan_rows(experiment, places, comm.size, device))
         return experiment, num_ranks, place, device, places
 
     def _run(

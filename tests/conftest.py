@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mpisim.storage.log import Log
 from mpisim.storage.variables import VARIABLES, Variable
+
+torch.set_num_threads(1)  # the tests' products are small: threads would only wait for each other
 
 
 class LogContent:

@@ -6,8 +6,9 @@ from torch import nn
 
 from mpisim.data.shards import Samples
 from mpisim.errors import InputError
+from mpisim.learning.optimizers import Optimizer, OptimizerSettings
 from mpisim.learning.parameters import BoundModel, allocate_rows
-from mpisim.learning.training import OptimizerSettings, new_step, train_node
+from mpisim.learning.training import train_node
 from mpisim.models.catalog import MODELS, make_model
 
 FOR_ANY_IMAGE = {"mlp", "mlp-small"}
@@ -24,6 +25,10 @@ FITTING = {
     (150,): FOR_TEXT,
 }
 NUM_CLASSES = 10
+
+
+def new_step(model, settings):
+    return Optimizer(settings, model.parameter_layout, 1, torch.device("cpu")).bind(model.parameters, 0)
 
 
 def test_the_catalog_has_these_models():
@@ -84,12 +89,16 @@ def test_a_models_state_comes_back_from_its_row_exactly(name):
     model = BoundModel(make(name)[0])
     row = allocate_rows(1, model.layout.num_columns, torch.device("cpu"))[0]
     model.read(original, row)
-    model.bind(row)
+    counters = [buffer.clone() for buffer in original.buffers() if not buffer.is_floating_point()]
+    model.bind(row, counters)
     bound = model.module.state_dict()
     floating = {key: value for key, value in original.state_dict().items() if value.is_floating_point()}
     assert sum(value.numel() for value in floating.values()) == model.layout.num_columns == row.numel()
     for key, value in floating.items():
         torch.testing.assert_close(bound[key], value, rtol=0, atol=0, msg=key)
+    assert bound.keys() == original.state_dict().keys()
+    for key in bound.keys() - floating.keys():
+        assert bound[key] == original.state_dict()[key] == 1, key  # batches that BatchNorm has counted
     outputs = [module.eval()(samples.inputs) for module in (original, model.module)]
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
 

@@ -67,6 +67,8 @@ GIVEN = {
     "participation": ("0.5", "0.5", 0.5),
     "link_dropout": ("0.25", "0.25", 0.25),
     "device": ("cpu", '"cpu"', "cpu"),
+    "engine": ("batched", '"batched"', "batched"),
+    "stack": ("3", "3", 3),
     "threads": ("2", "2", 2),
     "evaluate_at": ("both", '"both"', "both"),
     "evaluate_every": ("epoch", '"epoch"', "epoch"),
@@ -139,6 +141,11 @@ WRONG_FLAGS = {
     "--batch-size 0": "--batch-size 0: must be 1 or more",
     "--threads 0": "--threads 0: must be 1 or more",
     "--temperature 0": "--temperature 0: must not be zero",
+    "--temperature 1e-31": "--temperature 1e-31: must not be zero, nor nearly",
+    "--schedule-floor -1e31": "--schedule-floor -1e+31: must be -1e+30 or more",
+    "--stack 0": "--stack 0: must be 1 or more",
+    "--stack 2 --engine sequential": "--stack: is for --engine batched, or auto",
+    "--engine fast": "unknown engine 'fast': choose from auto, batched, sequential",
     "--temperature nan": "--temperature nan: must be finite",
     "--label-alpha 0": "--label-alpha 0.0: must be above 0",
     "--sample-alpha -1": "--sample-alpha -1.0: must be above 0",
@@ -181,6 +188,11 @@ def test_a_wrong_flag_is_one_line_that_names_it(arguments, message):
         parse_config(arguments.split())
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["-5", "-1e1", "-1E+1", "-.5", "-2.5e-3"])
+def test_a_negative_number_in_any_notation_is_a_value(text):
+    assert parse_config(["--schedule-floor", text]).schedule_floor == float(text)
 
 
 def test_an_empty_name_is_refused():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mpisim.config import Config
+from mpisim.data.partition import partition
 from mpisim.dealing import choose_ood_nodes, deal, load, ood_change
 from mpisim.errors import InputError
 from mpisim.graphs.generators import make_topology
@@ -81,11 +82,12 @@ def test_a_local_split_holds_back_each_nodes_own_test_and_validation_samples():
     train, test = load(config)
     topology = make_topology(config.topology)
     result = deal(config, topology, [2], train, test)
-    whole = deal(Config(topology="ring:n=4", train_samples=400, ood="none"), topology, [], train, test)
-    for node, (shard, own, all_of_it) in enumerate(zip(result.shards, result.own_tests, whole.shards, strict=True)):
+    whole = partition(train.labels, 4, 10, sample_alpha=1000, label_alpha=1000, seed=0, of_each_label=3)
+    for node, (shard, own, all_of_it) in enumerate(zip(result.shards, result.own_tests, whole, strict=True)):
         kept = np.concatenate([shard.clean, shard.ood])
-        assert set(kept) | set(own) <= set(all_of_it.clean)
+        assert set(kept) | set(own) <= set(all_of_it)
+        assert set(train.labels[kept]) == set(train.labels[own]) == set(range(10))
         assert not set(kept) & set(own)
-        assert abs(len(kept) / len(all_of_it.clean) - 0.7) < 0.06
-        assert abs(len(own) / len(all_of_it.clean) - 0.2) < 0.06
+        assert abs(len(kept) / len(all_of_it) - 0.7) < 0.06
+        assert abs(len(own) / len(all_of_it) - 0.2) < 0.06
         assert (len(shard.ood) > 0) == (node == 2)

@@ -22,11 +22,12 @@ FLOORS = [
     ["config", "display"],
     ["arguments", "dealing"],
     ["experiment"],
+    ["local_training", "notes"],
     ["briefing", "nodes", "plan"],
     ["results"],
     ["rounds"],
     ["simulation"],
-    ["run", "report"],
+    ["run", "report", "bench"],
 ]
 # What a package may know beside the standard library, numpy and the floors below.
 LIBRARIES = {
@@ -39,6 +40,7 @@ LIBRARIES = {
     "analysis": {"h5py", "xarray"},
     "storage": {"h5py"},
     "report": set(),
+    "bench": {"mpi4py", "torch"},
 }
 KNOWN_LIBRARIES = {"h5py", "mpi4py", "networkx", "rich", "scipy", "sklearn", "torch", "torchvision", "xarray"}
 ON_A_RANKS_PATH = {"numpy", "mpi4py", "torch", "mpisim"}
@@ -116,7 +118,7 @@ def test_nothing_heavy_is_imported_at_load(path):
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_the_world_is_named_only_by_commands(path):
     if "MPI.COMM_WORLD" in path.read_text(encoding="utf-8"):
-        assert unit(module_of(path)) in {"run", "__init__"}
+        assert unit(module_of(path)) in {"run", "bench", "__init__"}
 
 
 def test_analysis_needs_neither_mpi_nor_torch():

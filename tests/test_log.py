@@ -1,19 +1,24 @@
 """The log: what is written is read back with h5py and xarray, whole after every round; and where it came from."""
 
+import errno
 import importlib.metadata
+import itertools
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import h5py
 import numpy as np
 import pytest
 import xarray
 
-import mpisim
+import mpisim.storage.log
 from mpisim.storage.log import Log
 from mpisim.storage.provenance import git_commit, provenance
 from mpisim.storage.variables import DIMENSIONS, VARIABLES, logged_variables
@@ -36,6 +41,15 @@ def expected(content, rounds, name):
 
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def check_rounds(path, content, rounds):
+    """Check that a log is running and has these rounds, and these alone."""
+    with h5py.File(path) as file:
+        assert file.attrs["status"] == "running"
+        assert file["round"][:].tolist() == list(range(1, len(rounds) + 1))
+        for name in GROWING:
+            np.testing.assert_array_equal(file[name], expected(content, rounds, name), err_msg=name)
 
 
 @pytest.mark.parametrize("num_rounds", [0, 1, 3])
@@ -120,11 +134,7 @@ def test_after_every_append_all_rounds_so_far_are_in_the_file(tmp_path, log_cont
         rounds.append(log_content.round())
         log.append(round, rounds[-1])
         copy = shutil.copy(log.path, tmp_path / "copy.h5")  # what whoever kills the run now would find
-        with h5py.File(copy) as file:
-            assert file.attrs["status"] == "running"
-            assert file["round"][:].tolist() == list(range(1, round + 1))
-            for name in GROWING:
-                np.testing.assert_array_equal(file[name], expected(log_content, rounds, name), err_msg=name)
+        check_rounds(copy, log_content, rounds)
 
 
 @pytest.mark.parametrize("reader", ["h5py.File(path)", "xarray.open_dataset(path, engine='h5netcdf')"])
@@ -140,47 +150,179 @@ def test_a_reader_that_holds_the_log_open_does_not_stop_the_run(tmp_path, log_co
         assert file["round"][:].tolist() == [1, 2]
 
 
-DIES = """
-import json, os, sys
-import h5py
-from mpisim.storage.log import Log
-path, last, name_of_call, how = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-calls, original = [], getattr(h5py.Dataset, name_of_call)
+def at_moment(number, act):
+    """Return a trace function that acts at the log's moment of this number, counted from 0.
 
-def dying(self, *args, **kwargs):
-    calls.append(self.name)
-    if len(calls) > last:
-        if how == "killed":
-            os._exit(9)
-        raise OSError(28, "No space left on device")
-    return original(self, *args, **kwargs)
+    A moment is each call of one of its functions, and each line when it is about to run for the first time.
+    """
+    moments, seen = itertools.count(), set()
 
-setattr(h5py.Dataset, name_of_call, dying)
-sys.path.insert(0, sys.argv[5])
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != mpisim.storage.log.__file__:
+            return None
+        place = (frame.f_code, frame.f_lineno)
+        if (event == "call" or (event == "line" and place not in seen)) and next(moments) == number:
+            act()
+        seen.add(place)
+        return trace
+
+    return trace
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
 from conftest import LogContent
-try:
-    Log(__import__("pathlib").Path(path)).append(3, LogContent().round())
-except OSError as error:
-    print(error.strerror)
-    sys.exit(1)
+from mpisim.storage.log import Log
+from test_log import at_moment
+
+path, content, found = Path(sys.argv[1]), LogContent(), []
+log = Log.create(path, content.sizes, content.static, content.attributes)
+rounds = [content.round() for _ in range(3)]
+for number in (1, 2):
+    log.append(number, rounds[number - 1])
+before, code = path.read_bytes(), 9
+while code == 9:
+    path.write_bytes(before)
+    child = os.fork()
+    if not child:
+        sys.settrace(at_moment(len(found), lambda: os._exit(9)))
+        log.append(3, rounds[2])
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    found.append(path.read_bytes())
+kinds = list(dict.fromkeys(found))
+for number, kind in enumerate(kinds):
+    path.with_name(f"{number}.h5").write_bytes(kind)
+print(code, *(kinds.index(each) for each in found))
 """
 
 
-@pytest.mark.parametrize("how", ["killed", "full disk"])
-@pytest.mark.parametrize("call, last", [("resize", 0), ("resize", 19), ("__setitem__", 0), ("__setitem__", 7)])
-def test_a_round_that_is_half_written_is_no_round_of_the_log(tmp_path, log_content, how, call, last):
-    """Death, or a full disk, in the middle of an append: the log opens, and holds the rounds before."""
-    path = log_content.write(tmp_path / "run.h5", [log_content.round(), log_content.round()])
-    before = path.read_bytes()
-    command = [sys.executable, "-c", DIES, str(path), str(last), call, how, str(Path(__file__).parent)]
-    died = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert died.returncode == (9 if how == "killed" else 1), died.stderr
-    assert path.read_bytes() == before
-    with h5py.File(path) as file:
-        assert file["round"][:].tolist() == [1, 2]
-    if how == "full disk":
-        assert died.stdout == "No space left on device\n"
+def test_whoever_kills_an_append_at_whatever_moment_finds_all_of_its_round_or_nothing(tmp_path, log_content):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "run.h5"), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    code, *found = map(int, done.stdout.split())
+    assert code == 0  # of the append that nobody killed
+    assert len(found) > len(GROWING)
+    assert found == sorted(found)
+    assert set(found) == {0, 1}
+    rounds = [log_content.round() for _ in range(3)]
+    check_rounds(tmp_path / "0.h5", log_content, rounds[:2])
+    check_rounds(tmp_path / "1.h5", log_content, rounds)
+
+
+def test_an_append_that_fails_at_whatever_moment_leaves_a_log_that_goes_on(tmp_path, log_content):
+    path = tmp_path / "run.h5"
+    log = Log.create(path, log_content.sizes, log_content.static, log_content.attributes)
+    rounds = [log_content.round() for _ in range(2)]
+    log.append(1, rounds[0])
+    one_round = path.read_bytes()
+
+    def fail():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    written = []
+    for moment in itertools.count():
+        path.write_bytes(one_round)
+        log = Log(path)
+        log.set_status("running")  # from here on it is in memory
+        before = path.read_bytes()
+        tracing = sys.gettrace()
+        sys.settrace(at_moment(moment, fail))
+        try:
+            log.append(2, rounds[1])
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+        else:
+            break
+        finally:
+            sys.settrace(tracing)
         assert names_in(tmp_path) == ["run.h5"]
+        written.append(path.read_bytes() != before)
+        if not written[-1]:
+            log.append(2, rounds[1])
+        check_rounds(path, log_content, rounds)
+    assert moment > len(GROWING)
+    assert written == sorted(written)
+
+
+@contextmanager
+def room_for(size):
+    """Let no file grow beyond this size."""
+    _, most = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FAILURES = {
+    "no room for a byte": lambda _: room_for(0),
+    "room for half of it": lambda size: room_for(size // 2),
+    "room for all but a byte": lambda size: room_for(size - 1),
+    "full as it is synchronised": lambda _: patch("os.fsync", side_effect=FULL),
+    "full as it is renamed": lambda _: patch("pathlib.Path.replace", side_effect=FULL),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_a_round_that_the_disk_does_not_take_is_no_round_of_the_log(tmp_path, log_content, failure):
+    path = tmp_path / "run.h5"
+    log = Log.create(path, log_content.sizes, log_content.static, log_content.attributes)
+    rounds = [log_content.round() for _ in range(4)]
+    for number in (1, 2):
+        log.append(number, rounds[number - 1])
+    before = path.read_bytes()
+    for _ in range(2):
+        with failure(len(before)), pytest.raises(OSError, match=r"No space left|File too large"):
+            log.append(3, log_content.round())
+        assert path.read_bytes() == before
+        assert names_in(tmp_path) == ["run.h5"]
+    for number in (3, 4):
+        log.append(number, rounds[number - 1])
+    check_rounds(path, log_content, rounds)
+
+
+WRONG = {"too long": np.zeros(4), "too short": np.zeros(2), "of a dimension too many": np.zeros((3, 3))}
+
+
+@pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
+def test_a_value_of_another_shape_is_refused_and_its_round_no_round_of_the_log(tmp_path, log_content, value):
+    log = Log.create(tmp_path / "run.h5", log_content.sizes, log_content.static, log_content.attributes)
+    rounds = [log_content.round() for _ in range(2)]
+    log.append(1, rounds[0])
+    with pytest.raises(ValueError, match="could not broadcast"):
+        log.append(2, log_content.round(train_loss=value))
+    log.append(2, rounds[1])
+    check_rounds(log.path, log_content, rounds)
+
+
+ENDS = {
+    "C's exit": ("ctypes.CDLL(None).exit(3)", 3),
+    "an exception": ("raise SystemExit(4)", 4),
+    "a reference that Python never drops": ("ctypes.pythonapi.Py_IncRef(ctypes.py_object(log))", 0),
+}
+
+
+@pytest.mark.parametrize("end, code", ENDS.values(), ids=ENDS)
+def test_a_process_may_end_with_its_log_open(tmp_path, log_content, end, code):
+    path = log_content.write(tmp_path / "run.h5", [log_content.round()])
+    script = f"""
+import ctypes, sys
+from pathlib import Path
+from mpisim.storage.log import Log
+log = Log(Path(sys.argv[1]))
+log.set_status("complete")
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    with h5py.File(path) as file:
+        assert file.attrs["status"] == "complete"
 
 
 @pytest.mark.parametrize("folder", ["", "new/deep"])

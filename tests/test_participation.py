@@ -7,7 +7,18 @@ from mpisim.graphs.participation import participants
 
 
 @pytest.mark.parametrize(
-    "num_nodes, fraction, count", [(10, 1.0, 10), (10, 0.5, 5), (10, 0.59, 5), (10, 0.01, 1), (1, 0.5, 1), (3, 0.99, 2)]
+    "num_nodes, fraction, count",
+    [
+        (10, 1.0, 10),
+        (10, 0.5, 5),
+        (10, 0.59, 5),
+        (10, 0.01, 1),
+        (1, 0.5, 1),
+        (3, 0.99, 2),
+        (100, 0.29, 29),
+        (100, 0.57, 57),
+        (100, 0.58, 58),
+    ],
 )
 def test_as_many_as_the_fraction_says(num_nodes, fraction, count):
     for round in range(1, 6):

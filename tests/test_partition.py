@@ -141,3 +141,22 @@ def test_shards_by_centrality_match_the_orders_rotated_by_the_offset(offset):
     for place, size in enumerate([9, 7, 5, 3, 1]):
         assert len(placed[most_central_first[(place + offset) % 5]]) == size
     assert sorted(len(shard) for shard in placed) == sorted(sizes)
+
+
+@pytest.mark.parametrize("label_alpha", [0.1, 1000.0])
+@pytest.mark.parametrize("sample_alpha", [0.1, 1000.0])
+def test_every_node_gets_so_many_of_each_label_where_that_is_asked(sample_alpha, label_alpha):
+    labels = LABELS[LABELS != 4][:2000]  # a label that does not occur is not asked for
+    alphas = {"sample_alpha": sample_alpha, "label_alpha": label_alpha}
+    dealt = partition(labels, 12, NUM_CLASSES, **alphas, seed=3, of_each_label=3)
+    np.testing.assert_array_equal(np.sort(np.concatenate(dealt)), np.arange(2000))
+    table = label_table(dealt, labels)
+    assert (np.delete(table, 4, axis=1) >= 3).all()
+    if sample_alpha < 1:
+        assert table.sum(axis=1).max() > 4 * table.sum(axis=1).min()  # and the rest is as uneven as it was
+
+
+def test_a_label_too_rare_for_all_nodes_is_named():
+    labels = np.repeat([0, 1], [90, 5])
+    with pytest.raises(InputError, match="3 nodes but only 5 training samples of label 1: every node needs at least 2"):
+        partition(labels, 3, 2, sample_alpha=1000.0, label_alpha=1000.0, seed=0, of_each_label=2)

@@ -119,10 +119,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(here, capsys):
         ("--temperature -0.1", "where the temperature is negative, the least central neighbor weighs most"),
         ("--schedule cosine --schedule-floor -5", "where the temperature is negative"),
         ("--schedule oscillate", "softmax at temperature 0.1 at first, schedule oscillate"),
-        ("--participation 0.5 --link-dropout 0.25", "50% of the nodes take part"),
+        ("--participation 0.5 --link-dropout 0.25", "in each round 2 of 4 nodes take part, drawn anew"),
         ("--link-dropout 0.25", "every edge fails with probability 0.25"),
         ("--proximal 0.1", "batch 16, proximal 0.1"),
         ("--ood none", "OOD           none"),
+        ("--strategy random --temperature -0.1", "negative, the lowest number drawn weighs most"),
+        ("--momentum 0.5 --optimizer adam", "--momentum changes nothing here: the optimizer is adam"),
+        ("--strategy none --proximal 0.5", "--proximal changes nothing here: no node trains and hears a neighbor"),
+        ("--no-train --shuffle", "--shuffle changes nothing here: no node trains"),
+        ("--strategy fl --temperature 0.5", "--temperature changes nothing here: fl has no softmax"),
+        ("--ood newclass --ood-fraction 0.2", "--ood-fraction changes nothing here: --ood is newclass"),
+        ("--engine sequential", "engine        sequential: node after node"),
+        ("--engine batched --stack 3", "engine        batched: 3 nodes at a time"),
         ("--evaluate-at aggregated", "models are tested after aggregation"),
         ("--evaluate-at both --evaluate-every epoch", "models are tested after every epoch and after aggregation"),
         (
@@ -135,6 +143,14 @@ def test_dry_run_prints_the_plan_and_writes_nothing(here, capsys):
 def test_the_plan_says_what_the_options_mean(here, capsys, options, words):
     assert main([*SHORT, "--dry-run", *options.split()]) == 0
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options", ["--strategy unweighted", "--normalize sum", "--strategy degree-similarity --schedule oscillate"]
+)
+def test_a_negative_temperature_is_noted_only_where_its_sign_matters(here, capsys, options):
+    assert main([*SHORT, "--dry-run", "--temperature", "-0.1", *options.split()]) == 0
+    assert "weighs most" not in capsys.readouterr().out
 
 
 def test_the_plain_plan_has_no_notes(here, capsys):
@@ -232,7 +248,7 @@ WRONG = {
     "a name without end": (["--name", "x" * 300], "a name of 303 characters: take a shorter one"),
     "an OOD node where there is none": (["--ood", "none", "--ood-node", "1"], "with --ood none"),
     "a temperature of nearly zero": (["--temperature", "1e-320"], "must not be zero, nor nearly"),
-    "threads without end": (["--threads", "100000"], "must be 1024 at most"),
+    "threads without end": (["--threads", "100000"], "must be 1,024 at most"),
     "a model for other data": (["--model", "vgg16"], "'vgg16' needs images of 32×32, this data has 1×8×8"),
     "a kind of OOD for other data": (
         ["--dataset", "tinymem", "--ood", "noise", "--tinymem-examples", "50", "--tinymem-tests", "10"],
@@ -251,7 +267,11 @@ WRONG = {
     "shares that make no whole": (["--local-split", "0.7", "0.2", "0.2"], "the shares must add up to 1"),
     "shards too small to split": (
         ["--topology", "ring:n=30", "--train-samples", "40", "--local-split", "0.7", "0.2", "0.1"],
-        "too few for a training, a test and a validation part",
+        "30 nodes but only 40 training samples: every node needs at least 30",
+    ),
+    "labels too rare to split": (
+        ["--topology", "ring:n=4", "--train-samples", "130", "--local-split", "0.7", "0.2", "0.1"],
+        "training samples of label 4: every node needs at least 3",
     ),
     "a fraction of zero": (["--ood-fraction", "0"], "--ood-fraction 0.0: must be above 0"),
     "a fraction of one": (["--ood-fraction", "1"], "--ood-fraction 1.0: must be below 1"),

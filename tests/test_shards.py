@@ -6,7 +6,7 @@ import torch
 
 from mpisim.data.datasets import DATASETS, Labeled
 from mpisim.data.ood import OodChange, OodSplit
-from mpisim.data.shards import joined, pack, unpack
+from mpisim.data.shards import pack, unpack
 
 DIGITS = DATASETS["digits"]  # a pixel divided by 16; a trigger of 2×2
 CPU = torch.device("cpu")
@@ -45,9 +45,10 @@ def test_packed_samples_lie_split_after_split_with_the_clean_ones_first():
 
 
 def test_unpacking_gives_back_every_split_normalised_and_what_is_ood_stamped():
-    parts = unpack(pack(DATA, SPLITS), DIGITS, TRIGGER, CPU, rngs(3))
-    assert len(parts) == len(SPLITS)
-    for (clean, ood), split in zip(parts, SPLITS, strict=True):
+    splits = unpack(pack(DATA, SPLITS), DIGITS, TRIGGER, CPU, rngs(3))
+    assert splits.sizes.tolist() == [5, 1, 5]
+    for number, split in enumerate(SPLITS):
+        clean, ood = splits.clean(number), splits.ood(number)
         assert clean.inputs.dtype == ood.inputs.dtype == torch.float32
         assert (len(clean), len(ood)) == (len(split.clean), len(split.ood))
         np.testing.assert_array_equal(clean.inputs.numpy(), DATA.inputs[split.clean] / np.float32(16))
@@ -65,7 +66,7 @@ def test_the_model_sees_every_pixel_as_the_study_normalises_it(name):
     channels, height, width = dataset.input_shape
     pixels = np.resize(np.arange(256).clip(0, highest).astype(np.uint8), (4, channels, height, width))
     arrays = pack(Labeled(pixels, np.arange(4)), [OodSplit(np.arange(4), NOTHING)])
-    [(clean, _)] = unpack(arrays, dataset, OodChange("none"), CPU, rngs(1))
+    clean = unpack(arrays, dataset, OodChange("none"), CPU, rngs(1)).clean(0)
     seen = np.resize(expected, pixels.shape)
     if name.startswith("cifar"):
         np.testing.assert_allclose(clean.inputs.numpy(), seen, rtol=0, atol=1e-7)
@@ -82,26 +83,27 @@ def test_unpacking_leaves_what_it_unpacks_as_it_was():
 
 
 def test_without_ood_samples_no_kind_of_ood_is_asked_for():
-    [(clean, ood)] = unpack(pack(DATA, [OodSplit(np.arange(30), NOTHING)]), DIGITS, OodChange("none"), CPU, rngs(1))
-    np.testing.assert_array_equal(clean.inputs.numpy() * 16, DATA.inputs)
-    assert len(ood) == 0
+    splits = unpack(pack(DATA, [OodSplit(np.arange(30), NOTHING)]), DIGITS, OodChange("none"), CPU, rngs(1))
+    np.testing.assert_array_equal(splits.clean(0).inputs.numpy() * 16, DATA.inputs)
+    assert len(splits.ood(0)) == 0
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_joined_shard_has_its_ood_samples_last(split):
-    [parts] = unpack(pack(DATA, [split]), DIGITS, TRIGGER, CPU, rngs(1))
-    shard = joined(*parts)
-    expected = np.concatenate([DATA.inputs[split.clean] / np.float32(16), stamped(DATA.inputs[split.ood])])
-    np.testing.assert_array_equal(shard.inputs.numpy(), expected)
-    assert shard.labels.tolist() == [*DATA.labels[split.clean], *[0] * len(split.ood)]
+def test_a_shard_has_its_ood_samples_last():
+    splits = unpack(pack(DATA, SPLITS), DIGITS, TRIGGER, CPU, rngs(3))
+    for number, split in enumerate(SPLITS):
+        shard = splits.of(number)
+        expected = np.concatenate([DATA.inputs[split.clean] / np.float32(16), stamped(DATA.inputs[split.ood])])
+        np.testing.assert_array_equal(shard.inputs.numpy(), expected)
+        assert shard.labels.tolist() == [*DATA.labels[split.clean], *[0] * len(split.ood)]
 
 
 def test_texts_arrive_as_tokens_and_what_is_ood_has_its_end_replaced():
     tokens = np.array([[10, 1, 0, 0, 5, 6], [10, 3, 4, 12, 5, 6], [10, 7, 1, 0, 0, 8]], dtype=np.uint8)
     splits = [OodSplit(np.array([1, 0]), np.array([2])), OodSplit(np.array([2]), np.array([0]))]
     change = OodChange("text")
-    parts = unpack(pack(Labeled(tokens, np.array([3, 4, 2])), splits), DATASETS["tinymem"], change, CPU, rngs(2))
-    [(clean, ood), (other_clean, other_ood)] = parts
+    arrays = pack(Labeled(tokens, np.array([3, 4, 2])), splits)
+    unpacked = unpack(arrays, DATASETS["tinymem"], change, CPU, rngs(2))
+    clean, ood, other_clean, other_ood = (part(number) for number in (0, 1) for part in (unpacked.clean, unpacked.ood))
     assert clean.inputs.dtype == torch.int64
     assert clean.inputs.tolist() == tokens[[1, 0]].tolist()
     assert other_clean.inputs.tolist() == tokens[[2]].tolist()

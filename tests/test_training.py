@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mpisim.data.shards import Samples
+from mpisim.learning.optimizers import OPTIMIZERS, Optimizer, OptimizerSettings
 from mpisim.learning.parameters import BoundModel, allocate_rows
-from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, Proximal, new_step, train_node
+from mpisim.learning.training import Proximal, train_node
 
 NUM_SAMPLES, BATCH_SIZE = 23, 5  # the last batch has 3 samples
 SHARD = Samples(
@@ -54,6 +55,10 @@ def plain_loop(row, optimizer, orders):
             optimizer.step()
             total += loss.item() * len(SHARD.labels[batch])
     return total / (NUM_SAMPLES * len(orders))
+
+
+def new_step(model, settings):
+    return Optimizer(settings, model.parameter_layout, 1, torch.device("cpu")).bind(model.parameters, 0)
 
 
 @pytest.fixture
@@ -117,12 +122,14 @@ def test_training_imports_no_compiler():
 import sys, torch
 from mpisim.data.shards import Samples
 from mpisim.learning.parameters import BoundModel, allocate_rows
-from mpisim.learning.training import OPTIMIZERS, OptimizerSettings, new_step, train_node
+from mpisim.learning.optimizers import OPTIMIZERS, Optimizer, OptimizerSettings
+from mpisim.learning.training import train_node
 model = BoundModel(torch.nn.Linear(2, 2))
 rows = allocate_rows(1, 6, torch.device("cpu"))
 for name in OPTIMIZERS:
     shard = Samples(torch.ones(3, 2), torch.tensor([0, 1, 0]))
-    train_node(model, rows[0], shard, new_step(model, OptimizerSettings(name=name, lr=0.1)), 2, [None])
+    optimizer = Optimizer(OptimizerSettings(name=name, lr=0.1), model.parameter_layout, 1, torch.device("cpu"))
+    train_node(model, rows[0], shard, optimizer.bind(model.parameters, 0), 2, [None])
 print(bool(rows.any()), "torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

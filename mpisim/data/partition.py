@@ -10,8 +10,10 @@ from mpisim.streams import Purpose, stream
 MAX_ALPHA = 1e12  # far beyond any visible difference between nodes, far below what overflows
 
 
-def sample_counts(num_samples: int, num_nodes: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
-    """Return how many samples each node gets: shares ~ Dirichlet(alpha), rounded to whole samples, at least one each.
+def sample_counts(
+    num_samples: int, num_nodes: int, alpha: float, rng: np.random.Generator, least: int = 1
+) -> np.ndarray:
+    """Return how many samples each node gets: shares ~ Dirichlet(alpha), rounded to whole samples, no less than least.
 
     Returns
     -------
@@ -20,18 +22,21 @@ def sample_counts(num_samples: int, num_nodes: int, alpha: float, rng: np.random
     Raises
     ------
     InputError
-        If there are more nodes than samples, or alpha is out of range.
+        If there are too few samples, or alpha is out of range.
     """
-    if num_nodes > num_samples:
-        raise InputError(f"{num_nodes} nodes but only {num_samples} training samples: every node needs at least one")
+    if num_nodes * least > num_samples:
+        wants = "one" if least == 1 else str(least)
+        raise InputError(
+            f"{num_nodes} nodes but only {num_samples} training samples: every node needs at least {wants}"
+        )
     exact = _dirichlet(alpha, num_nodes, rng) * num_samples
-    counts: np.ndarray = np.maximum(1, np.floor(exact).astype(np.int64))
+    counts: np.ndarray = np.maximum(least, np.floor(exact).astype(np.int64))
     by_remainder = np.argsort(counts - exact, kind="stable")  # whoever is owed most comes first
     lacking = num_samples - int(counts.sum())
     if lacking > 0:
         counts[by_remainder[:lacking]] += 1
-    while lacking < 0:  # many nodes were raised to one sample: those with most give
-        givers = np.argsort(-counts, kind="stable")[: min(-lacking, int((counts > 1).sum()))]
+    while lacking < 0:  # many nodes were raised to the least: those with most give
+        givers = np.argsort(-counts, kind="stable")[: min(-lacking, int((counts > least).sum()))]
         counts[givers] -= 1
         lacking += len(givers)
     return counts
@@ -49,7 +54,14 @@ def _dirichlet(alpha: float, count: int, rng: np.random.Generator, size: int | N
 
 
 def partition(
-    labels: np.ndarray, num_nodes: int, num_classes: int, *, sample_alpha: float, label_alpha: float, seed: int
+    labels: np.ndarray,
+    num_nodes: int,
+    num_classes: int,
+    *,
+    sample_alpha: float,
+    label_alpha: float,
+    seed: int,
+    of_each_label: int = 0,
 ) -> list[np.ndarray]:
     """Deal the training samples to the nodes.
 
@@ -62,6 +74,8 @@ def partition(
     labels : int array, shape (num_samples,)
     sample_alpha, label_alpha : float, above 0
         The larger, the more alike the nodes; 1000 is near IID.
+    of_each_label : int
+        Samples of each label that occurs which every node gets before the others are dealt.
 
     Returns
     -------
@@ -71,17 +85,21 @@ def partition(
     Raises
     ------
     InputError
-        If there are more nodes than samples, or an alpha is out of range.
+        If there are too few samples, of all or of a label, or an alpha is out of range.
 
     References
     ----------
     arXiv 2505.11760, the appendix on data distribution.
     """
     rng = stream(seed, Purpose.PARTITION)
-    room = sample_counts(len(labels), num_nodes, sample_alpha, rng)
+    present = np.unique(labels)
+    room = sample_counts(len(labels), num_nodes, sample_alpha, rng, max(1, of_each_label * len(present)))
     taste = label_shares(num_nodes, num_classes, label_alpha, rng)
     node_of = np.empty(len(labels), dtype=np.int64)
     waiting = rng.permutation(len(labels))
+    if of_each_label:
+        waiting = _deal_evenly(labels, present, waiting, of_each_label, node_of, num_nodes)
+        room -= of_each_label * len(present)
     while len(waiting):
         drawn = _draw_nodes(labels[waiting], np.where(room[:, np.newaxis] > 0, taste, 0.0), room, rng)
         # A sample's place in the queue at the node it drew: those within the node's room are in.
@@ -95,6 +113,23 @@ def partition(
         waiting = waiting[~taken]
     by_node = np.argsort(node_of, kind="stable")
     return np.split(by_node, np.cumsum(np.bincount(node_of, minlength=num_nodes))[:-1])
+
+
+def _deal_evenly(
+    labels: np.ndarray, present: np.ndarray, waiting: np.ndarray, of_each: int, node_of: np.ndarray, num_nodes: int
+) -> np.ndarray:
+    """Deal the first samples of each label to all nodes alike; return who still waits, in the same order."""
+    dealt = np.zeros(len(labels), dtype=bool)
+    for label in present:
+        first = waiting[labels[waiting] == label][: num_nodes * of_each]
+        if len(first) < num_nodes * of_each:
+            raise InputError(
+                f"{num_nodes} nodes but only {len(first)} training samples of label {label}: every node needs at least"
+                f" {of_each}"
+            )
+        node_of[first] = np.repeat(np.arange(num_nodes), of_each)
+        dealt[first] = True
+    return np.asarray(waiting[~dealt[waiting]])
 
 
 def _draw_nodes(labels: np.ndarray, taste: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -49,14 +49,48 @@ def pack(data: Labeled, splits: list[OodSplit]) -> dict[str, np.ndarray]:
     }
 
 
+@dataclass(frozen=True)
+class Splits:
+    """The samples of some splits in one matrix, split after split, in each the clean ones first.
+
+    Attributes
+    ----------
+    samples : all of them
+    starts, middles, ends : int64, shape (num_splits,)
+        Where each split begins, where its out-of-distribution samples begin, and where it ends.
+    """
+
+    samples: Samples
+    starts: np.ndarray
+    middles: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The number of samples of each split."""
+        return np.asarray(self.ends - self.starts)
+
+    def of(self, split: int) -> Samples:
+        """Return the samples of a split: a view."""
+        return self.samples.take(slice(self.starts[split], self.ends[split]))
+
+    def clean(self, split: int) -> Samples:
+        """Return the clean samples of a split: a view."""
+        return self.samples.take(slice(self.starts[split], self.middles[split]))
+
+    def ood(self, split: int) -> Samples:
+        """Return the out-of-distribution samples of a split: a view."""
+        return self.samples.take(slice(self.middles[split], self.ends[split]))
+
+
 def unpack(
     arrays: dict[str, np.ndarray],
     dataset: Dataset,
     change: OodChange,
     device: torch.device,
     rngs: Sequence[np.random.Generator],
-) -> list[tuple[Samples, Samples]]:
-    """Return the (clean, OOD) samples of each split, normalised, what is OOD made so; the two are neighboring views.
+) -> Splits:
+    """Return the samples of splits, normalised, what is OOD made so.
 
     Parameters
     ----------
@@ -68,21 +102,15 @@ def unpack(
     inputs = torch.from_numpy(arrays["inputs"]).to(device).to(torch.int64 if is_text else torch.float32, copy=True)
     if not is_text:
         inputs.div_(dataset.scale).sub_(dataset.offset)
-    parts = []
-    end = 0
-    for num_clean, num_ood, rng in zip(arrays["num_clean"], arrays["num_ood"], rngs, strict=True):
-        start, middle, end = end, end + num_clean, end + num_clean + num_ood
-        ood_labels = arrays["labels"][middle:end] if is_text else change.relabel(arrays["labels"][middle:end])
-        clean = Samples(inputs[start:middle], torch.from_numpy(arrays["labels"][start:middle]).to(device))
-        ood = Samples(inputs[middle:end], torch.from_numpy(ood_labels).to(device))
-        if num_ood and is_text:
-            stamp_text(ood.inputs)
-        elif num_ood:
-            OOD_KINDS[change.kind](ood.inputs, change, rng)
-        parts.append((clean, ood))
-    return parts
-
-
-def joined(clean: Samples, ood: Samples) -> Samples:
-    """Return a shard: the clean samples, then the OOD ones."""
-    return Samples(torch.cat([clean.inputs, ood.inputs]), torch.cat([clean.labels, ood.labels]))
+    ends = np.cumsum(arrays["num_clean"] + arrays["num_ood"])
+    middles = ends - arrays["num_ood"]
+    labels = arrays["labels"].copy()
+    for middle, end, rng in zip(middles, ends, rngs, strict=True):
+        if middle == end:
+            continue
+        if is_text:
+            stamp_text(inputs[middle:end])
+        else:
+            labels[middle:end] = change.relabel(labels[middle:end])
+            OOD_KINDS[change.kind](inputs[middle:end], change, rng)
+    return Splits(Samples(inputs, torch.from_numpy(labels).to(device)), middles - arrays["num_clean"], middles, ends)

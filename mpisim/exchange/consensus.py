@@ -6,6 +6,8 @@ fixed point: integers add up to the same sum in any order. The distances to that
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from mpi4py import MPI
@@ -14,6 +16,7 @@ from mpisim.ranks.waiting import Waiting
 
 MAX_COORDINATES = 65_536
 SCALE = 2.0**32  # steps per unit: finer than float32 for all but the smallest weights
+BLOCK = 262_144  # scalars looked at together: what they become stays in the cache
 LIMIT = 2.0**30  # the sum of all nodes' |x| that still fits; beyond it, the distance is infinite
 
 
@@ -45,12 +48,10 @@ class Consensus:
     def start(self) -> None:
         """Start to add up the mean model. Collective; X must not change before ``finish``."""
         self._sums[:] = 0
-        for row in self.parameters:
-            values = row[self.coordinates].cpu().double()
-            if bool((values.abs() < LIMIT / self.num_nodes).all()):  # false for NaN too
-                self._sums[:-1] += (values * SCALE).round().long().numpy()
-            else:
-                self._sums[-1] += 1
+        for values in self._blocks():
+            fits = (values.abs() < LIMIT / self.num_nodes).all(dim=1)  # false for NaN too
+            self._sums[:-1] += (values[fits] * SCALE).round().long().sum(dim=0).numpy()
+            self._sums[-1] += len(fits) - int(fits.sum())
         self._request = self.comm.Iallreduce(MPI.IN_PLACE, self._sums, op=MPI.SUM)
 
     def finish(self, waiting: Waiting) -> np.ndarray:
@@ -62,6 +63,13 @@ class Consensus:
         if self._sums[-1]:
             return np.full(len(self.parameters), np.inf)
         mean = self._sums[:-1] / (SCALE * self.num_nodes)
-        return np.array(
-            [np.square(row[self.coordinates].cpu().double().numpy() - mean).sum() for row in self.parameters]
-        )
+        return np.concatenate([np.square(values.numpy() - mean).sum(axis=1) for values in self._blocks()])
+
+    def _blocks(self) -> Iterator[torch.Tensor]:
+        """Yield the fixed coordinates of some rows after the other, float64, on the host."""
+        count = max(1, BLOCK // len(self.coordinates))
+        for start in range(0, len(self.parameters), count):
+            rows = self.parameters[start : start + count]
+            if len(self.coordinates) < rows.shape[1]:
+                rows = rows[:, self.coordinates]
+            yield rows.cpu().double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -23,7 +24,8 @@ def participants(num_nodes: int, fraction: float, seed: int, round: int) -> np.n
     """
     takes_part = np.ones(num_nodes, dtype=bool)
     if fraction < 1:
-        count = max(1, math.floor(fraction * num_nodes))
+        # In decimals, as the fraction was written: 0.29 of 100 nodes are 29, and not 28.999….
+        count = max(1, math.floor(Fraction(repr(float(fraction))) * num_nodes))
         order = stream(seed, Purpose.PARTICIPATION, round=round).permutation(num_nodes)
         takes_part[order[count:]] = False
     return takes_part

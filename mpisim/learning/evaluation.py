@@ -13,6 +13,7 @@ from mpisim.data.shards import Samples
 from mpisim.learning.parameters import BoundModel
 
 TEST_BATCH = 1024  # samples: large enough to be near the peak, small enough for the activations to stay in the cache
+STACK_TEST_BATCH = 128  # samples of each node of a stack; the same for any stack, so that results are the same bits
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def evaluate(
         Called after each batch: there messages on their way make progress.
     counters : the node's integer buffers; None if nobody keeps them
     """
+    if not len(test):
+        return Scores(np.nan, np.nan, np.full(num_classes, np.nan))
     model.bind(row, counters)
     model.module.eval()
     loss = torch.zeros((), dtype=torch.float64, device=row.device)
@@ -66,8 +69,48 @@ def evaluate(
         correct += torch.bincount(labels[right], minlength=num_classes)
         total += torch.bincount(labels, minlength=num_classes)
         between()
-    num_correct, num_predictions = (count.cpu().numpy().astype(np.float64) for count in (correct, total))
+    return _scores(*(count.cpu().numpy() for count in (correct, total, loss)))
+
+
+def _scores(correct: np.ndarray, total: np.ndarray, loss: np.ndarray) -> Scores:
+    """Return the scores from the counts of each label, and the sum of the losses."""
     with np.errstate(invalid="ignore"):
-        recall = num_correct / num_predictions
-        accuracy, mean_loss = np.array([num_correct.sum(), float(loss)]) / num_predictions.sum()
+        recall = correct.astype(np.float64) / total
+        accuracy, mean_loss = np.array([correct.sum(), float(loss)]) / total.sum()
     return Scores(float(accuracy), float(mean_loss), recall)
+
+
+@torch.no_grad()
+def evaluate_stack(
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    num_nodes: int,
+    test: Samples,
+    num_classes: int,
+    between: Callable[[], object],
+) -> list[Scores]:
+    """Test the models of a stack of nodes on the same images.
+
+    Parameters
+    ----------
+    logits : function of inputs (num_nodes, num_samples, ...) to logits (num_nodes, num_samples, num_classes)
+    between : function
+        Called after each batch.
+    """
+    device = test.labels.device
+    loss = torch.zeros(num_nodes, dtype=torch.float64, device=device)
+    correct = torch.zeros((num_nodes, num_classes), dtype=torch.float64, device=device)
+    labels_of = F.one_hot(test.labels, num_classes).double()
+    for start in range(0, len(test), STACK_TEST_BATCH):
+        batch = slice(start, start + STACK_TEST_BATCH)
+        labels = test.labels[batch]
+        log_shares = torch.log_softmax(logits(test.inputs[batch].expand(num_nodes, *test.inputs[batch].shape)), dim=2)
+        loss -= log_shares.gather(2, labels.expand(num_nodes, -1).unsqueeze(2)).squeeze(2).double().sum(dim=1)
+        highest, answers = log_shares.max(dim=2)
+        right = (answers == labels) & highest.isfinite()  # as in ``evaluate``
+        correct += right.double() @ labels_of[batch]
+        between()
+    total = labels_of.sum(dim=0).cpu().numpy()
+    return [
+        _scores(of_node, total, loss_of_node)
+        for of_node, loss_of_node in zip(correct.cpu().numpy(), loss.cpu().numpy(), strict=True)
+    ]

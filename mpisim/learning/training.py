@@ -1,8 +1,4 @@
-"""Local training, node by node, in place in the node's row of X (the sequential engine).
-
-Optimizers are torch's own functional forms on the row's views: the first optimizer *object* of a process would import a
-compiler, 1.7 s of each rank's start-up. Their state is new each round, as in the study.
-"""
+"""Local training, node by node, in place in the node's row of X: the sequential engine."""
 
 from __future__ import annotations
 
@@ -11,89 +7,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch.optim.adam import adam
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
 
 from mpisim.data.shards import Samples
+from mpisim.learning.optimizers import Step
 from mpisim.learning.parameters import BoundModel
 
-ADAM_EPSILON = 1e-8  # torch's default
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """What an optimizer is told. ``momentum`` is SGD's, ``betas`` are Adam's."""
-
-    name: str
-    lr: float
-    momentum: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-
-
-Step = Callable[[list[torch.Tensor]], None]  # takes the gradients, updates the parameters in place
-
-
-def _sgd(settings: OptimizerSettings, parameters: list[torch.Tensor]) -> Step:
-    buffers: list[torch.Tensor | None] = [None] * len(parameters)
-
-    def step(gradients: list[torch.Tensor]) -> None:
-        sgd(
-            parameters,
-            gradients,
-            buffers,
-            foreach=True,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            lr=settings.lr,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-        )
-
-    return step
-
-
-def _adam_like(function: Callable[..., None]) -> Callable[[OptimizerSettings, list[torch.Tensor]], Step]:
-    def make(settings: OptimizerSettings, parameters: list[torch.Tensor]) -> Step:
-        first = [torch.zeros_like(parameter) for parameter in parameters]
-        second = [torch.zeros_like(parameter) for parameter in parameters]
-        steps = [torch.zeros(()) for _ in parameters]
-
-        def step(gradients: list[torch.Tensor]) -> None:
-            function(
-                parameters,
-                gradients,
-                first,
-                second,
-                [],
-                steps,
-                foreach=True,
-                amsgrad=False,
-                beta1=settings.betas[0],
-                beta2=settings.betas[1],
-                lr=settings.lr,
-                weight_decay=settings.weight_decay,
-                eps=ADAM_EPSILON,
-                maximize=False,
-            )
-
-        return step
-
-    return make
-
-
-OPTIMIZERS: dict[str, Callable[[OptimizerSettings, list[torch.Tensor]], Step]] = {
-    "adam": _adam_like(adam),
-    "adamw": _adam_like(adamw),
-    "sgd": _sgd,
-}
-
-
-def new_step(model: BoundModel, settings: OptimizerSettings) -> Step:
-    """Return an optimizer with new state, for whatever row the model is bound to when it is called."""
-    return OPTIMIZERS[settings.name](settings, model.parameters)
+# A function of (inputs of a batch, what selected them in the shard) to the inputs to train on.
+Transform = Callable[[torch.Tensor, slice | torch.Tensor], torch.Tensor]
 
 
 def batches(num_samples: int, batch_size: int, order: torch.Tensor | None) -> Iterator[slice | torch.Tensor]:
@@ -133,6 +53,28 @@ class Proximal:
         torch._foreach_sub_(gradients, self.neighbor_sum, alpha=self.strength)
 
 
+@dataclass(frozen=True)
+class StackProximal:
+    """The proximal term of a stack of nodes.
+
+    Attributes
+    ----------
+    nums_neighbors : float32 tensor, shape (num_nodes,)
+    neighbor_sums : list of tensors
+        Σ_j x_j of each node, in the shapes of the stacked parameters.
+    """
+
+    strength: float
+    nums_neighbors: torch.Tensor
+    neighbor_sums: list[torch.Tensor]
+
+    def add_gradient(self, gradients: list[torch.Tensor], parameters: list[torch.Tensor], nodes: slice) -> None:
+        """Add the gradient of some nodes of the stack, in place."""
+        for gradient, parameter, total in zip(gradients, parameters, self.neighbor_sums, strict=True):
+            times = self.nums_neighbors[nodes].view(-1, *[1] * (parameter.dim() - 1))
+            gradient.add_(times * parameter - total[nodes], alpha=self.strength)
+
+
 def train_node(
     model: BoundModel,
     row: torch.Tensor,
@@ -142,7 +84,7 @@ def train_node(
     orders: list[torch.Tensor | None],
     counters: list[torch.Tensor] | None = None,
     *,
-    transform: Callable[[torch.Tensor, slice | torch.Tensor], torch.Tensor] | None = None,
+    transform: Transform | None = None,
     proximal: Proximal | None = None,
     after_epoch: Callable[[int], None] | None = None,
 ) -> float:
@@ -151,12 +93,11 @@ def train_node(
     Parameters
     ----------
     row : float32 tensor, shape (num_columns,)
-    step : from ``new_step``
+    step : from ``Optimizer.bind``
     orders : list of (int64 tensor of shape (num_samples,), or None)
         One for each epoch: the order of the samples, None for the order they lie in.
     counters : the node's integer buffers, which change in place; None if nobody keeps them
-    transform : function of (inputs of a batch, what selected them), optional
-        Returns the inputs to train on.
+    transform : Transform, optional
     proximal : Proximal, optional
     after_epoch : function of the number of epochs so far, optional
         It may test the model.

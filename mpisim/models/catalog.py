@@ -9,6 +9,7 @@ from torch import nn
 
 from mpisim.errors import InputError, unknown_name
 from mpisim.models import language, vision
+from mpisim.models.dropout import use_dropout
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def make_model(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.
         has = f"texts of {input_shape[0]} tokens" if _is_text(input_shape) else "×".join(map(str, input_shape))
         fitting = ", ".join(sorted(other for other, model in MODELS.items() if model.fits(input_shape)))
         raise InputError(f"model {name!r} needs {MODELS[name].needs}, this data has {has}: choose from {fitting}")
-    return MODELS[name].make(input_shape, num_classes)
+    return use_dropout(MODELS[name].make(input_shape, num_classes))
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:

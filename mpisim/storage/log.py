@@ -1,18 +1,21 @@
 """The log: one HDF5 file per run, written by rank 0 alone, whole at every moment.
 
-Each round is appended to a copy, which then takes the log's place: whoever kills the run, and whatever fails in the
-middle of a write, finds every finished round in a file that opens, and a reader never meets half a round. A copy costs
-little: a log holds a few hundred bytes of each node and round, which took milliseconds at least to train. The
-dimensions are HDF5 dimension scales, so h5py, netCDF tools and xarray read the file as it stands.
+Each round is appended to an image of the file in memory, which is then written out whole, beside the log, and takes
+its place: whoever kills the run, and whatever fails in the middle of a write, finds every finished round in a file that
+opens, and a reader never meets half a round. Writing it whole costs little: a log holds a few hundred bytes of each
+node and round, which took milliseconds at least to train. The dimensions are HDF5 dimension scales, so h5py, netCDF
+tools and xarray read the file as it stands.
 """
 
 from __future__ import annotations
 
 import datetime
+import io
 import os
-import shutil
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +32,7 @@ CHUNK_BYTES = 16_384
 
 
 class Log:
-    """A log being written. It is closed, and whole, between any two calls and within them.
+    """A log being written, by nobody else. Its file is closed, and whole, between any two calls and within them.
 
     Parameters
     ----------
@@ -39,6 +42,7 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
+        self._image: _Image | None = None  # of the file as it is; None: not read yet
 
     @classmethod
     def create(
@@ -69,18 +73,18 @@ class Log:
         OSError
             If the file cannot be written.
         """
-        import h5py
-
+        image = _Image()
+        _write_attributes(image.file, attributes)
+        _make_variables(image.file, variables, dict(sizes) | {"round": 0}, static)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _successor(path) as successor:
-            with h5py.File(successor, "w") as file:
-                _write_attributes(file, attributes)
-                _make_variables(file, variables, dict(sizes) | {"round": 0}, static)
+        with _successor(path, image) as successor:
             if overwrite:
                 successor.replace(path)
             else:
                 os.link(successor, path)  # unlike a rename, fails if the name is taken, whoever took it
-        return cls(path)
+        log = cls(path)
+        log._image = image
+        return log
 
     def append(self, round: int, values: Mapping[str, Any]) -> None:
         """Append a round: a value for every variable that has rounds.
@@ -94,16 +98,14 @@ class Log:
         Raises
         ------
         ValueError
-            If a variable is missing, or there is no such variable in the log.
+            If a variable is missing, or of another shape, or there is no such variable in the log.
         OSError
             If the round cannot be written; the log then is as it was.
         """
-        with self._changed() as file:
-            _check_names({name for name in file if name in VARIABLES and VARIABLES[name].dims[0] == "round"}, values)
-            position = file["round"].shape[0]
+        with self._changed() as image:
+            _check_names(image.growing.keys() - {"round"}, values)
             for name, value in (("round", round), *values.items()):
-                file[name].resize(position + 1, axis=0)
-                file[name][position] = value
+                image.growing[name].append(value)
 
     def set_status(self, status: str, final_scores: Mapping[str, Any] | None = None) -> None:
         """Say how the run stands: "running" or "complete".
@@ -113,32 +115,88 @@ class Log:
         final_scores : float64 arrays by name, shape (num_nodes,)
             Of a complete run.
         """
-        with self._changed() as file:
+        with self._changed() as image:
             if final_scores is not None:
                 _check_names(set(FINAL_SCORES), final_scores)
                 for name, values in final_scores.items():
-                    file[name][:] = values
-            file.attrs["status"] = status
+                    image.file[name][:] = values
+            image.file.attrs["status"] = status
 
     @contextmanager
-    def _changed(self) -> Iterator[h5py.File]:
-        """Give a copy of the file to change; if all goes well, it takes the log's place."""
+    def _changed(self) -> Iterator[_Image]:
+        """Give an image of the file to change; if all goes well, it takes the log's place."""
+        image = self._image or _Image(self.path.read_bytes())
+        self._image = None  # whatever fails from here on: the log on disk is right, and read again
+        yield image
+        with _successor(self.path, image) as successor:
+            successor.replace(self.path)
+        self._image = image
+
+
+class _Image:
+    """A log in memory, held open from round to round: opening it would cost more than all else.
+
+    HDF5 writes it to a Python file object, not by its own driver for files in memory, which would give its content as a
+    new copy each time: of a large log, that costs more CPU time than writing it out.
+
+    Parameters
+    ----------
+    content : bytes, optional
+        Of the log's file; a new log has none.
+    """
+
+    def __init__(self, content: bytes | None = None):
         import h5py
 
-        with _successor(self.path) as successor:
-            shutil.copyfile(self.path, successor)
-            with h5py.File(successor, "r+") as file:
-                yield file
-            with successor.open("rb") as written:
-                os.fsync(written.fileno())  # or a host that crashes could leave a name without content
-            successor.replace(self.path)
+        self._content = io.BytesIO(content or b"")
+        self.file = h5py.File(self._content, "w" if content is None else "r+")
+        weakref.finalize(self, self.file.close)  # HDF5 must not find it open after Python's end
+
+    @cached_property
+    def growing(self) -> dict[str, _Growing]:
+        """What has rounds: the variables of the log that do, and the dimension itself."""
+        names = ["round", *(name for name in self.file if name in VARIABLES and VARIABLES[name].dims[0] == "round")]
+        return {name: _Growing(self.file[name]) for name in names}
+
+    def content(self) -> memoryview:
+        """Return the bytes of the file, to be released before anything is changed."""
+        self.file.flush()
+        return self._content.getbuffer()
+
+
+class _Growing:
+    """A variable of an open log that grows by a row each round, by HDF5's own calls: h5py's cost ten times as much."""
+
+    def __init__(self, dataset: h5py.Dataset):
+        import h5py
+
+        self._id = dataset.id
+        self._length = dataset.shape[0]
+        self._zeros = (0,) * (dataset.ndim - 1)
+        self._row = np.empty((1, *dataset.shape[1:]), dataset.dtype)
+        self._row_space = h5py.h5s.create_simple(self._row.shape)
+        self._type = h5py.h5t.py_create(dataset.dtype)
+
+    def append(self, value: Any) -> None:
+        """Append a row."""
+        self._row[...] = value
+        position = self._length
+        self._length += 1
+        self._id.set_extent((self._length, *self._row.shape[1:]))
+        space = self._id.get_space()
+        space.select_hyperslab((position, *self._zeros), self._row.shape)
+        self._id.write(self._row_space, space, self._row, self._type)
 
 
 @contextmanager
-def _successor(path: Path) -> Iterator[Path]:
-    """Give the name of a file beside the log that may take its place; afterwards nothing of that name is left."""
+def _successor(path: Path, image: _Image) -> Iterator[Path]:
+    """Write an image to a file beside the log that may take its place; afterwards nothing of its name is left."""
     successor = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        with image.content() as content, successor.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a host that crashes could leave a name without content
         yield successor
     finally:
         successor.unlink(missing_ok=True)

@@ -1,0 +1,152 @@
+"""Optimizers: torch's own functional forms, on views of rows of X, with their state in matrices like X.
+
+The first optimizer *object* of a process would import a compiler, 1.7 s of each rank's start-up. A state that is a
+matrix is reset, kept from round to round and saved like X itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from mpisim.learning.parameters import StateLayout, allocate_rows
+
+ADAM_EPSILON = 1e-8  # torch's default
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """What an optimizer is told. ``momentum`` is SGD's, ``betas`` are Adam's."""
+
+    name: str
+    lr: float
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The names of what the optimizer remembers of each parameter."""
+        if self.name == "sgd":
+            return ("momentum",) if self.momentum else ()
+        return ("first_moment", "second_moment")
+
+
+Tensors = list[torch.Tensor]
+Step = Callable[[Tensors], None]  # takes the gradients, updates the parameters in place
+
+
+class Optimizer:
+    """An optimizer of some rows, with new state.
+
+    Parameters
+    ----------
+    layout : of the parameters in a row
+    num_rows : int
+
+    Attributes
+    ----------
+    moments : float32 matrices by name, shape (num_rows, layout.num_columns)
+    num_steps : int64, shape (num_rows,)
+        Steps so far.
+    """
+
+    def __init__(self, settings: OptimizerSettings, layout: StateLayout, num_rows: int, device: torch.device):
+        self.settings = settings
+        self.layout = layout
+        self.moments = {name: allocate_rows(num_rows, layout.num_columns, device) for name in settings.moments}
+        self.num_steps = np.zeros(num_rows, dtype=np.int64)
+
+    def of_rows(self, rows: np.ndarray) -> Optimizer:
+        """Return an optimizer with a copy of the state of some rows, in the order given."""
+        chosen = torch.from_numpy(rows)
+        copy = Optimizer(self.settings, self.layout, 0, torch.device("cpu"))
+        copy.moments = {name: moment[chosen.to(moment.device)] for name, moment in self.moments.items()}
+        copy.num_steps = self.num_steps[rows]
+        return copy
+
+    def put_rows(self, rows: np.ndarray, other: Optimizer) -> None:
+        """Take over another optimizer's state as that of some rows."""
+        for name, moment in self.moments.items():
+            moment[torch.from_numpy(rows).to(moment.device)] = other.moments[name]
+        self.num_steps[rows] = other.num_steps
+
+    def bind(self, parameters: Tensors, rows: int | slice) -> Step:
+        """Return what updates some parameters with the state of one row or, stacked, of several.
+
+        Parameters
+        ----------
+        parameters : views of X, in the layout's shapes; with a first dimension of rows where ``rows`` is a slice
+        rows : rows of the state; those of a slice have made the same number of steps
+        """
+        moments = {name: self.layout.views(moment[rows]) for name, moment in self.moments.items()}
+        update = OPTIMIZERS[self.settings.name]
+
+        def step(gradients: Tensors) -> None:
+            count = np.asarray(self.num_steps[rows])
+            update(self.settings, parameters, gradients, moments, int(count.flat[0]))
+            self.num_steps[rows] += 1
+
+        return step
+
+
+def _sgd(
+    settings: OptimizerSettings, parameters: Tensors, gradients: Tensors, moments: dict[str, Tensors], _: int
+) -> None:
+    buffers: list[torch.Tensor | None] = [None] * len(parameters)
+    if settings.momentum:
+        # From zero, the first momentum is the first gradient, as torch begins it.
+        buffers = list(moments["momentum"])
+    sgd(
+        parameters,
+        gradients,
+        buffers,
+        foreach=True,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        lr=settings.lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+    )
+
+
+def _adam_like(function: Callable[..., None]) -> Callable[..., None]:
+    def update(
+        settings: OptimizerSettings,
+        parameters: Tensors,
+        gradients: Tensors,
+        moments: dict[str, Tensors],
+        num_steps: int,
+    ) -> None:
+        function(
+            parameters,
+            gradients,
+            moments["first_moment"],
+            moments["second_moment"],
+            [],
+            [torch.tensor(float(num_steps)) for _ in parameters],
+            foreach=True,
+            amsgrad=False,
+            beta1=settings.betas[0],
+            beta2=settings.betas[1],
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            eps=ADAM_EPSILON,
+            maximize=False,
+        )
+
+    return update
+
+
+OPTIMIZERS: dict[str, Callable[..., None]] = {
+    "adam": _adam_like(adam),
+    "adamw": _adam_like(adamw),
+    "sgd": _sgd,
+}
