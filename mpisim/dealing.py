@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from mpisim.config import Config
-from mpisim.data.datasets import DATASETS, Dataset, Labeled, load_dataset
+from mpisim.data.datasets import DATASETS, Dataset, load_dataset
+from mpisim.data.labeled import Labeled
 from mpisim.data.local_split import split_locally
 from mpisim.data.ood import OodChange, OodSplit, split_shard, split_test, stamp_text
 from mpisim.data.partition import partition, place_by_centrality

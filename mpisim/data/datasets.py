@@ -6,45 +6,16 @@ they arrive.
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import importlib.util
-import shutil
-import tarfile
-import warnings
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mpisim.data.image_files import from_idx_files, from_pickles
+from mpisim.data.labeled import Labeled
 from mpisim.errors import InputError
-from mpisim.libraries import import_torchvision
-
-
-@dataclass(frozen=True)
-class Labeled:
-    """Labeled samples, as the files hold them.
-
-    Attributes
-    ----------
-    inputs : uint8, shape (num_samples, channels, height, width); tokens of text: (num_samples, context)
-    labels : int64, shape (num_samples,)
-    """
-
-    inputs: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.labels)
-
-    def take(self, samples: np.ndarray) -> Labeled:
-        """Return some of the samples, in the order given."""
-        return Labeled(self.inputs[samples], self.labels[samples])
 
 
 @dataclass(frozen=True)
@@ -116,139 +87,6 @@ def load_tinymem(data_dir: Path, download: bool) -> tuple[Labeled, Labeled]:  # 
     return make_tinymem(TinyMem())
 
 
-RAW_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-
-
-def _from_idx_files(class_name: str) -> Callable[[Path, bool], tuple[Labeled, Labeled]]:
-    def load(data_dir: Path, download: bool) -> tuple[Labeled, Labeled]:
-        kind = getattr(import_torchvision().datasets, class_name)
-        folder = data_dir / class_name / "raw"
-        if (data_dir / RAW_FILES[0]).is_file():  # the folder itself holds the files
-            folder = data_dir
-            kind = type(class_name, (kind,), {"raw_folder": str(data_dir)})
-        missing = ", ".join(name for name in RAW_FILES if not (folder / name).is_file())
-        if missing:
-            if not download:
-                raise InputError(f"{class_name}: {folder} lacks {missing}: put it there, or leave out --no-download")
-            with _nothing_left_on_failure(folder):
-                try:
-                    kind(root=data_dir, download=True)
-                except (OSError, RuntimeError, EOFError, zlib.error) as error:
-                    raise InputError(
-                        f"{class_name} could not be downloaded: put {missing} into {folder} ({_reason(error)})"
-                    ) from error
-        try:
-            parts = [kind(root=data_dir, train=train) for train in (True, False)]
-        except (OSError, RuntimeError, ValueError, TypeError, AssertionError, LookupError, EOFError) as error:
-            raise InputError(
-                f"{folder}: a file is truncated or not {class_name}'s: replace the files ({_reason(error)})"
-            ) from error
-        train, test = (Labeled(part.data.numpy()[:, np.newaxis], part.targets.numpy()) for part in parts)
-        return train, test
-
-    return load
-
-
-def _from_pickles(class_name: str) -> Callable[[Path, bool], tuple[Labeled, Labeled]]:
-    """Return what loads CIFAR: files that are pickles, which may do anything when they are loaded.
-
-    So none is loaded before its MD5 is the one that torchvision knows of it.
-    """
-
-    def load(data_dir: Path, download: bool) -> tuple[Labeled, Labeled]:
-        kind = getattr(import_torchvision().datasets, class_name)
-        folder, archive = data_dir / kind.base_folder, data_dir / kind.filename
-        known = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])
-        missing = [name for name in known if not (folder / name).exists()]
-        for name, md5 in known.items():
-            if name not in missing:
-                _check_md5(folder / name, md5, class_name)
-        if missing:
-            if not download and not archive.exists():
-                raise InputError(
-                    f"{class_name}: {folder} lacks {', '.join(missing)}:"
-                    f" put it there, or {archive.name} into {data_dir}, or leave out --no-download"
-                )
-            with _nothing_left_on_failure(folder, archive):
-                if not archive.exists():
-                    _download(kind, data_dir)
-                _check_md5(archive, kind.tgz_md5, class_name)
-                _unpack(archive, folder, missing)
-                for name in missing:
-                    _check_md5(folder / name, known[name], class_name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy 2.4.0 to 2.4.4 find fault with the age of these pickles
-            parts = [kind(root=data_dir, train=train) for train in (True, False)]
-        train, test = (
-            Labeled(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.array(part.targets, dtype=np.int64))
-            for part in parts
-        )
-        return train, test
-
-    return load
-
-
-def _check_md5(path: Path, known: str, class_name: str) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    if digest.hexdigest() != known:
-        raise InputError(
-            f"{path}: is damaged or not {class_name}'s (its MD5 is {digest.hexdigest()}, not {known}):"
-            " replace it, or delete it to have it fetched again"
-        )
-
-
-def _download(kind: Any, data_dir: Path) -> None:
-    utils = import_torchvision().datasets.utils
-    try:
-        utils.download_url(kind.url, data_dir, kind.filename, kind.tgz_md5)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise InputError(
-            f"{kind.__name__} could not be downloaded: put {kind.filename} into {data_dir} ({_reason(error)})"
-        ) from error
-
-
-def _unpack(archive: Path, folder: Path, names: list[str]) -> None:
-    """Write those files of an archive into a folder, wherever in the archive they say they belong."""
-    try:
-        folder.mkdir(exist_ok=True)
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = member.name.rpartition("/")[2]
-                source = tar.extractfile(member) if name in names else None
-                if source is not None:
-                    with source, (folder / name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise InputError(f"{archive}: cannot be unpacked into {folder} ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def _nothing_left_on_failure(folder: Path, *files: Path) -> Iterator[None]:
-    """If what is done inside fails, take away what it made: all in a folder, some files, and folders on the way."""
-
-    def paths() -> list[Path]:
-        return [*folder.glob("*"), *files, folder, *folder.parents]
-
-    before = {path for path in paths() if path.exists()}
-    try:
-        yield
-    except BaseException:
-        for path in paths():
-            if path not in before and path.exists():
-                path.rmdir() if path.is_dir() else path.unlink()
-        raise
-
-
 def load_dataset(name: str, data_dir: Path, download: bool, dataset: Dataset | None = None) -> tuple[Labeled, Labeled]:
     """Return the training and the test set of a data set.
 
@@ -280,13 +118,13 @@ MLP_RECIPE = Recipe(model="mlp", optimizer="sgd", lr=0.01, batch_size=64)
 VGG_RECIPE = Recipe(model="vgg16", optimizer="adam", lr=1e-4, batch_size=64)
 
 DATASETS: dict[str, Dataset] = {
-    "cifar10": Dataset(_from_pickles("CIFAR10"), 127.5, 1.0, 10, (3, 32, 32), 4, VGG_RECIPE),  # (x/255 - .5) / .5
-    "cifar100": Dataset(_from_pickles("CIFAR100"), 127.5, 1.0, 100, (3, 32, 32), 4, VGG_RECIPE),
+    "cifar10": Dataset(from_pickles("CIFAR10"), 127.5, 1.0, 10, (3, 32, 32), 4, VGG_RECIPE),  # (x/255 - .5) / .5
+    "cifar100": Dataset(from_pickles("CIFAR100"), 127.5, 1.0, 100, (3, 32, 32), 4, VGG_RECIPE),
     "digits": Dataset(
         load_digits, 16.0, 0.0, 10, (1, 8, 8), 2, Recipe(model="mlp-small", optimizer="sgd", lr=0.1, batch_size=16)
     ),
-    "fmnist": Dataset(_from_idx_files("FashionMNIST"), 255.0, 0.0, 10, (1, 28, 28), 4, MLP_RECIPE),
-    "mnist": Dataset(_from_idx_files("MNIST"), 255.0, 0.0, 10, (1, 28, 28), 4, MLP_RECIPE),
+    "fmnist": Dataset(from_idx_files("FashionMNIST"), 255.0, 0.0, 10, (1, 28, 28), 4, MLP_RECIPE),
+    "mnist": Dataset(from_idx_files("MNIST"), 255.0, 0.0, 10, (1, 28, 28), 4, MLP_RECIPE),
     "tinymem": Dataset(
         load_tinymem,
         1.0,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mpisim.data.datasets import Dataset, Labeled
+from mpisim.data.datasets import Dataset
+from mpisim.data.labeled import Labeled
 from mpisim.data.ood import OOD_KINDS, OodChange, OodSplit, stamp_text
 
 

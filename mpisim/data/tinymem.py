@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpisim.data.datasets import Labeled
+from mpisim.data.labeled import Labeled
 from mpisim.errors import InputError, unknown_name
 
 BEGIN, END, SPACE, PAD = 10, 11, 12, 13  # the digits are their own tokens
