@@ -20,6 +20,18 @@ from mpisim.learning.stack import Products, StackPlan, padded_batch_size, train_
 from mpisim.learning.training import Proximal, StackProximal, Transform, train_node
 from mpisim.streams import Purpose, stream, torch_seed
 
+
+def optimizer_settings(config: Config) -> OptimizerSettings:
+    """Return what the options say of the optimizer."""
+    return OptimizerSettings(
+        name=str(config.optimizer),
+        lr=float(config.lr or 0),
+        momentum=config.momentum,
+        betas=(config.betas[0], config.betas[1]),
+        weight_decay=config.weight_decay,
+    )
+
+
 AfterEpoch = Callable[[int, int], None]  # of a node's position, and the number of its epochs so far
 NeighborSums = tuple[torch.Tensor, np.ndarray]
 
@@ -61,13 +73,7 @@ class LocalTraining:
         self.model, self.parameters, self.counters = model, parameters, counters
         self.black = black
         self.batch_size = min(int(config.batch_size or 1), largest_shard)
-        self._settings = OptimizerSettings(
-            name=str(config.optimizer),
-            lr=float(config.lr or 0),
-            momentum=config.momentum,
-            betas=(config.betas[0], config.betas[1]),
-            weight_decay=config.weight_decay,
-        )
+        self._settings = optimizer_settings(config)
         self._is_perceptron = is_perceptron(model.module)
         self._width = padded_batch_size(self.batch_size, largest_shard) if self._is_perceptron else None
         self.kept = self._new_optimizer(len(own)) if config.keep_optimizer_state else None

@@ -12,10 +12,11 @@ from mpisim.data.shards import Samples, unpack
 from mpisim.dealing import dataset_of, ood_change
 from mpisim.experiment import make_model
 from mpisim.learning.engine import choose_engine
-from mpisim.learning.evaluation import Scores, evaluate, evaluate_stack
+from mpisim.learning.evaluation import Scores, evaluate, evaluate_stack, fitting_batch
 from mpisim.learning.parameters import BoundModel, allocate_rows
 from mpisim.learning.perceptron import logits
 from mpisim.local_training import AfterEpoch, LocalTraining, NeighborSums
+from mpisim.models.activations import activation_sizes
 from mpisim.streams import Purpose, stream, torch_seed
 
 NodeScores = dict[str, float | np.ndarray]
@@ -63,6 +64,9 @@ class Nodes:
         self.parameters = allocate_rows(len(own), self.model.layout.num_columns, device)
         self.counters = [self.model.new_counters() for _ in own]
         self._initialize()
+        self.model.bind(self.parameters[0])  # what the module began with is given back
+        sizes = activation_sizes(self.model.module, dataset.input_shape, device)
+        self.test_batch = fitting_batch(sizes, device)
         engine = choose_engine(
             config.engine, config.stack, self.model.module, self.model.layout.num_columns, self.parameters.device
         )
@@ -151,4 +155,4 @@ class Nodes:
 
     def _evaluate(self, position: int, test: Samples, between: Callable[[], object]) -> Scores:
         row, counters = self.parameters[position], self.counters[position]
-        return evaluate(self.model, row, test, self.num_classes, between, counters)
+        return evaluate(self.model, row, test, self.num_classes, between, counters, self.test_batch)

@@ -10,6 +10,7 @@ from mpisim.display import plain_bytes
 from mpisim.experiment import Experiment, free_output
 from mpisim.graphs.strategies import STRATEGIES
 from mpisim.learning.engine import choose_engine
+from mpisim.memory import predicted_memory
 from mpisim.notes import notes
 
 
@@ -38,6 +39,7 @@ def plan_rows(
         ("engine", _engine(experiment, device)),
         ("ranks", _ranks(experiment, places)),
         ("messages", _messages(experiment)),
+        ("memory", _memory(experiment, device)),
         ("log", str(free_output(config)) + (" (not written: --dry-run)" if config.dry_run else "")),
     ]
     rows += [("note", text) for text in notes(experiment)]
@@ -123,6 +125,11 @@ def _engine(experiment: Experiment, device: torch.device) -> str:
     config = experiment.config
     engine = choose_engine(config.engine, config.stack, experiment.module, experiment.num_columns, device)
     return str(engine)
+
+
+def _memory(experiment: Experiment, device: torch.device) -> str:
+    of_what = "a rank" if device.type == "cpu" else "of the device for each rank"
+    return f"up to {plain_bytes(predicted_memory(experiment, device))} {of_what}"
 
 
 def _ranks(experiment: Experiment, places: list[dict[str, str | int]]) -> str:

@@ -32,6 +32,7 @@ from mpisim.exchange.similarity import least_alike
 from mpisim.graphs.participation import participants
 from mpisim.graphs.schedule import inverse_temperature
 from mpisim.learning.device import synchronize
+from mpisim.memory import peak_memory
 from mpisim.nodes import Nodes
 from mpisim.ranks.waiting import Waiting
 from mpisim.results import RANK_FIGURES, EpochScores, Laps, ResultsGather, in_the_logs_order, round_shapes
@@ -65,13 +66,15 @@ class Rounds:
         self.consensus = Consensus(comm, self.parameters, self.rule.num_nodes)
         shapes = round_shapes(config, self.nodes.num_classes)
         self.results = ResultsGather(comm, briefing.rank_of_node, shapes, RANK_FIGURES)
-        self.final_results = ResultsGather(comm, briefing.rank_of_node, dict.fromkeys(WITHOUT_RECALL, ()))
+        self.final_results = ResultsGather(
+            comm, briefing.rank_of_node, dict.fromkeys(WITHOUT_RECALL, ()), ("peak_memory",)
+        )
 
     def play(self) -> None:
         """Play all rounds on a rank that does not log."""
         for round in range(1, self.config.rounds + 1):
             self._play_round(round)
-        self._final_scores()
+        self._final_values()
         self._free()
 
     def play_and_log(self, log: Log, display: Display) -> Path:
@@ -85,7 +88,7 @@ class Rounds:
                 display.round(round, results[f"iid_accuracy{suffix}"], results[f"ood_accuracy{suffix}"])
         finally:
             display.stop()
-        log.set_status("complete", {name + FINAL: values for name, values in self._final_scores().items()})
+        log.set_status("complete", self._final_values())
         self._free()
         return log.path
 
@@ -140,10 +143,11 @@ class Rounds:
         mix(self.parameters, self.exchange.remote, self.rule.indptr, self.positions, weights)
         synchronize(self.device)
 
-    def _final_scores(self) -> dict[str, np.ndarray]:
-        """Test the models that the last aggregation made; return everybody's scores on rank 0, nothing elsewhere."""
+    def _final_values(self) -> dict[str, np.ndarray]:
+        """Test the models that the last aggregation made; return the log's final values on rank 0, else nothing."""
         scores = self.nodes.test(between=lambda: None)
-        return self.final_results.gather(self.waiting, scores) or {}
+        values = self.final_results.gather(self.waiting, scores, {"peak_memory": peak_memory()}) or {}
+        return {name + FINAL if name in WITHOUT_RECALL else name: value for name, value in values.items()}
 
     def _inverse_temperature(self, round: int) -> float:
         config = self.config

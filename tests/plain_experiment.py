@@ -5,7 +5,7 @@ addresses of random numbers. What it finds must be in the log of a run with the 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import h5py
@@ -32,7 +32,7 @@ TEXT = (
     f"--dataset tinymem --model gpt2-1layer --tinymem-modulo {TINYMEM.modulo} --tinymem-context {TINYMEM.context}"
     f" --tinymem-examples {TINYMEM.examples} --tinymem-tests {TINYMEM.tests} --train-samples 120 --test-samples 60"
 )
-SECONDS = {"train_seconds", "test_seconds", "exchange_seconds", "mix_seconds", "log_seconds"}
+SECONDS = {"train_seconds", "test_seconds", "exchange_seconds", "mix_seconds", "log_seconds", "peak_memory"}
 COORDINATES = {"round", "node", "rank", "link", "label"}  # and epoch, where there are scores of epochs
 MAX_COORDINATES = 65_536  # of a model, that the consensus distance looks at
 
@@ -86,12 +86,13 @@ class Case:
     aggregated: bool = False
     epochs: bool = False
 
-    text: bool = field(init=False)
-    num_labels: int = field(init=False)
+    @property
+    def text(self) -> bool:
+        return self.model is text_model
 
-    def __post_init__(self):
-        object.__setattr__(self, "text", self.model is text_model)
-        object.__setattr__(self, "num_labels", 5 if self.text else 10)
+    @property
+    def num_labels(self) -> int:
+        return 5 if self.text else 10
 
     @property
     def moments(self) -> dict[str, bool]:

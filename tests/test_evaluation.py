@@ -1,5 +1,7 @@
 """Tests are exact: correct answers are counted over all samples, whatever the batch size."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,16 +9,16 @@ from torch import nn
 
 from mpisim.data.shards import Samples
 from mpisim.learning import evaluation
-from mpisim.learning.evaluation import evaluate
+from mpisim.learning.evaluation import fitting_batch
 from mpisim.learning.parameters import BoundModel, allocate_rows
 
 NUM_CLASSES, BATCH = 5, 8
+evaluate = partial(evaluation.evaluate, batch_size=BATCH)
 PRESENT = np.array([0, 1, 3])  # labels 2 and 4 have no sample
 
 
 @pytest.fixture(autouse=True)
-def _small_batches(monkeypatch):
-    monkeypatch.setattr(evaluation, "TEST_BATCH", BATCH)
+def _seeded():
     torch.manual_seed(0)
 
 
@@ -126,3 +128,12 @@ def test_a_node_is_tested_with_its_own_integer_buffers():
     found = [evaluate(model, row, test, NUM_CLASSES, lambda: None, counters).accuracy for counters in (None, own)]
     assert shares[0] != shares[1]
     assert found == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    "sizes, device, batch",
+    [([784, 3136, 10], "cpu", 1024), ([128], "cpu", 1024), ([65_536, 3], "cpu", 64), ([65_537], "cpu", 32),
+     ([65_536], "cuda", 1024), ([10**9], "cpu", 1)],
+)  # fmt: skip
+def test_a_test_batch_is_as_large_as_its_largest_activation_allows(sizes, device, batch):
+    assert fitting_batch(sizes, torch.device(device)) == batch

@@ -24,15 +24,15 @@ from mpisim.storage.provenance import git_commit, provenance
 from mpisim.storage.variables import DIMENSIONS, VARIABLES, logged_variables
 
 STATIC = [name for name in VARIABLES if VARIABLES[name].dims[0] != "round"]
-FINAL = [name for name in STATIC if name.endswith("_final")]
+FINAL = [name for name in STATIC if name.endswith("_final") or name == "peak_memory"]
 GROWING = [name for name in VARIABLES if VARIABLES[name].dims[0] == "round"]
 
 
 def expected(content, rounds, name):
     """Return what a variable of the log holds after these rounds."""
     variable = VARIABLES[name]
-    if name.endswith("_final"):
-        return np.full(content.sizes["node"], np.nan)
+    if name in FINAL:
+        return np.full(content.sizes[VARIABLES[name].dims[0]], np.nan)
     if name in STATIC:
         return content.static[name]
     shape = tuple(content.sizes[dim] for dim in variable.dims[1:])
@@ -116,7 +116,8 @@ def test_a_log_has_the_scores_of_the_moments_that_are_tested(tmp_path, log_conte
 
 def test_a_complete_log_has_its_final_scores(tmp_path, log_content):
     path = log_content.write(tmp_path / "run.h5", [log_content.round()])
-    before = {name: np.arange(3) / 7 + number for number, name in enumerate(FINAL)}
+    sizes = {name: log_content.sizes[VARIABLES[name].dims[0]] for name in FINAL}
+    before = {name: np.arange(sizes[name]) / 7 + number for number, name in enumerate(FINAL)}
     with pytest.raises(ValueError, match="iid_accuracy_final"):
         Log(path).set_status("complete", {})
     Log(path).set_status("complete", before)

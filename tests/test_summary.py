@@ -62,7 +62,7 @@ def test_the_auc_is_over_epochs_where_they_were_tested(tmp_path, log_content):
 def test_a_complete_run_has_its_final_accuracy_and_a_text_its_perplexity(tmp_path, log_content, three_rounds):
     three_rounds[-1] |= {"iid_loss": np.log([2.0, 3.0, 7.0]), "ood_loss": NONE}
     path = log_content.write(tmp_path / "run.h5", three_rounds, variables=TRAINED)
-    final = {f"{score}_final": np.full(3, np.nan) for score in WITHOUT_RECALL}
+    final = {f"{score}_final": np.full(3, np.nan) for score in WITHOUT_RECALL} | {"peak_memory": [1.0, 2.0]}
     Log(path).set_status("complete", final | {"iid_accuracy_final": [0.25, 0.5, 0.75]})
     with h5py.File(path, "r+") as file:
         file.attrs["data_kind"] = "text"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from mpisim.data.shards import Samples
-from mpisim.learning.parameters import BoundModel
+from mpisim.learning.parameters import FLOAT_BYTES, BoundModel
 
-TEST_BATCH = 1024  # samples: large enough to be near the peak, small enough for the activations to stay in the cache
+LARGEST_TEST_BATCH = 1024  # samples: near the peak of any machine
+# What the largest layer may put out for a batch: on a CPU it should stay in the cache, on a GPU leave room for X.
+CACHE_BYTES, GPU_BYTES = 16 * 2**20, 256 * 2**20
 STACK_TEST_BATCH = 128  # samples of each node of a stack; the same for any stack, so that results are the same bits
 
 
@@ -35,6 +37,12 @@ class Scores:
     recall: np.ndarray
 
 
+def fitting_batch(activation_sizes: Sequence[int], device: torch.device) -> int:
+    """Return how many samples to test at a time, a power of two, for a model of which each layer puts out so much."""
+    fitting = (CACHE_BYTES if device.type == "cpu" else GPU_BYTES) // (FLOAT_BYTES * max(activation_sizes))
+    return int(min(LARGEST_TEST_BATCH, 2 ** max(0, fitting.bit_length() - 1)))
+
+
 @torch.no_grad()
 def evaluate(
     model: BoundModel,
@@ -43,6 +51,7 @@ def evaluate(
     num_classes: int,
     between: Callable[[], object],
     counters: list[torch.Tensor] | None = None,
+    batch_size: int = LARGEST_TEST_BATCH,
 ) -> Scores:
     """Test one node's model.
 
@@ -52,6 +61,7 @@ def evaluate(
     between : function
         Called after each batch: there messages on their way make progress.
     counters : the node's integer buffers; None if nobody keeps them
+    batch_size : from ``fitting_batch``
     """
     if not len(test):
         return Scores(np.nan, np.nan, np.full(num_classes, np.nan))
@@ -60,8 +70,8 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=row.device)
     correct = torch.zeros(num_classes, dtype=torch.int64, device=row.device)
     total = torch.zeros(num_classes, dtype=torch.int64, device=row.device)
-    for start in range(0, len(test), TEST_BATCH):
-        logits, targets, labels = model.predictions(test.take(slice(start, start + TEST_BATCH)))
+    for start in range(0, len(test), batch_size):
+        logits, targets, labels = model.predictions(test.take(slice(start, start + batch_size)))
         loss += F.cross_entropy(logits, targets, reduction="none").double().sum()
         highest, answers = logits.max(dim=1)
         # A model that has left the numbers answers nothing; its argmax would be 0, a trigger's label.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisim.storage.variables import DIMENSIONS, FINAL_SCORES, FROM_ONE, VARIABLES, Variable
+from mpisim.storage.variables import DIMENSIONS, FINAL_VARIABLES, FROM_ONE, VARIABLES, Variable
 
 if TYPE_CHECKING:
     import h5py
@@ -59,7 +59,7 @@ class Log:
         Parameters
         ----------
         sizes : of the dimensions but round
-        static : the variables without the dimension round, by name, but the final scores
+        static : the variables without the dimension round, by name, but the final ones
         attributes : root attributes beside schema, schema_version, status and date_created
         overwrite : bool
             Whether a file of this name gives way.
@@ -107,18 +107,18 @@ class Log:
             for name, value in (("round", round), *values.items()):
                 image.growing[name].append(value)
 
-    def set_status(self, status: str, final_scores: Mapping[str, Any] | None = None) -> None:
+    def set_status(self, status: str, final_values: Mapping[str, Any] | None = None) -> None:
         """Say how the run stands: "running" or "complete".
 
         Parameters
         ----------
-        final_scores : float64 arrays by name, shape (num_nodes,)
+        final_values : float64 arrays by name, shape (num_nodes,)
             Of a complete run.
         """
         with self._changed() as image:
-            if final_scores is not None:
-                _check_names(set(FINAL_SCORES), final_scores)
-                for name, values in final_scores.items():
+            if final_values is not None:
+                _check_names(set(FINAL_VARIABLES), final_values)
+                for name, values in final_values.items():
                     image.file[name][:] = values
             image.file.attrs["status"] = status
 
@@ -251,7 +251,7 @@ def _make_variables(
                 name, shape, variable.dtype, maxshape=(None, *shape[1:]), chunks=_chunks(shape[1:], variable.dtype)
             )
         else:
-            values = np.full(shape, np.nan) if name in FINAL_SCORES else static[name]
+            values = np.full(shape, np.nan) if name in FINAL_VARIABLES else static[name]
             dataset = file.create_dataset(name, data=np.asarray(values, dtype=variable.dtype).reshape(shape))
         for axis, dim in enumerate(variable.dims):
             dataset.dims[axis].attach_scale(file[dim])

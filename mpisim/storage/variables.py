@@ -45,6 +45,7 @@ AGGREGATED_SCORES = _scores(AGGREGATED, None, "after aggregation")
 EPOCH_SCORES = _scores(BY_EPOCH, ("round", "epoch", "node"), "after each epoch of local training")
 FINAL_SCORES = _scores(FINAL, ("node",), "after the last aggregation; NaN until the run is complete")
 
+FINAL_VARIABLES = (*FINAL_SCORES, "peak_memory")  # NaN until the run is complete
 ROUND_SCORES = TRAINED_SCORES | AGGREGATED_SCORES | EPOCH_SCORES
 
 VARIABLES: dict[str, Variable] = {
@@ -71,6 +72,7 @@ VARIABLES: dict[str, Variable] = {
         "time in handing in results and, on rank 0, waiting for them and writing the round before to the log",
     ),
     "bytes_sent": Variable(ROUND_RANK, "i8", "byte", "model state sent to other ranks"),
+    "peak_memory": Variable(("rank",), "f8", "byte", "most memory that the rank had, resident; NaN until complete"),
     "degree": Variable(("node",), "i8", "1", "number of neighbors"),
     "betweenness": Variable(("node",), "f8", "1", "betweenness centrality, normalised, endpoints counted"),
     "train_samples": Variable(("node",), "i8", "1", "number of training samples"),
