@@ -14,7 +14,9 @@ from mpi4py import MPI
 from mpisim.data.ood import OodSplit
 from mpisim.data.shards import pack
 from mpisim.dealing import NOTHING
+from mpisim.exchange.choice import Plan
 from mpisim.exchange.neighborhood import ExchangePlan
+from mpisim.exchange.transpose import TransposePlan
 from mpisim.experiment import Experiment
 from mpisim.graphs.mixing import MixingRule
 from mpisim.ranks.messages import broadcast_arrays, receive_arrays, send_arrays
@@ -28,13 +30,13 @@ class Briefing:
     Attributes
     ----------
     plan : its messages
-    rule : its rows of W, in the order of plan.own
+    rule : the rows of W that it applies, in the order of plan.mixed
     rank_of_node : int64, shape (num_nodes,)
     largest_shard : training samples of the node of the topology that has the most
     shards, own_tests, test : packed samples, as ``data.shards.pack`` makes them
     """
 
-    plan: ExchangePlan
+    plan: Plan
     rule: MixingRule
     rank_of_node: np.ndarray
     largest_shard: int
@@ -53,10 +55,10 @@ def brief(comm: MPI.Comm, waiting: Waiting, experiment: Experiment | None) -> Br
         for rank in range(1, comm.size):  # one at a time: a second copy of every shard would not always fit
             waiting.all(send_arrays(comm, _packet(experiment, rank), rank))
         test = broadcast_arrays(comm, waiting, pack(experiment.test, [experiment.test_split]))
-    rule: dict[str, Any] = dict(_part(packet, "rule"))
+    plan = _values(packet, "plan")
     return Briefing(
-        ExchangePlan(**_part(packet, "plan")),
-        MixingRule(**{name: value if value.ndim else value.item() for name, value in rule.items()}),
+        TransposePlan(**plan) if "rank" in plan else ExchangePlan(**plan),
+        MixingRule(**_values(packet, "rule")),
         packet["rank_of_node"],
         int(packet["largest_shard"]),
         _part(packet, "shards"),
@@ -70,7 +72,7 @@ def _packet(experiment: Experiment, rank: int) -> dict[str, np.ndarray]:
     plan = experiment.plans[rank]
     parts = {
         "plan": vars(plan),
-        "rule": vars(experiment.rule.of_rows(plan.own)),
+        "rule": vars(experiment.rule.of_rows(plan.mixed)),
         "shards": pack(experiment.train, [experiment.shards[node] for node in plan.own]),
         "own_tests": pack(experiment.train, [OodSplit(experiment.own_tests[node], NOTHING) for node in plan.own]),
     }
@@ -81,3 +83,8 @@ def _packet(experiment: Experiment, rank: int) -> dict[str, np.ndarray]:
 
 def _part(packet: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(f"{part}."): value for name, value in packet.items() if name.startswith(f"{part}.")}
+
+
+def _values(packet: dict[str, np.ndarray], part: str) -> dict[str, Any]:
+    """Return a part whose arrays without dimensions are plain values."""
+    return {name: value if value.ndim else value.item() for name, value in _part(packet, part).items()}

@@ -23,6 +23,8 @@ from mpisim.graphs.strategies import STRATEGIES
 INITS = ("common", "independent")
 SMALLEST_TEMPERATURE = 1e-30
 DEVICES = ("auto", "cpu", "cuda", "xpu")
+PLACEMENTS = ("contiguous", "mincut")
+WIRES = ("float32", "bfloat16")
 
 
 def _option(group: str, default: Any, kind: type, help_text: str, **more: Any) -> Any:
@@ -57,6 +59,9 @@ class Config:
 
     topology: str = _option(
         "topology", "ba:n=24,m=2,seed=0", str, "a generator (ba:n=33,m=2,seed=0, ring:n=8, …) or a file"
+    )
+    placement: str = _option(
+        "topology", "contiguous", str, "a rank's nodes: consecutive, or such that few models travel", choices=PLACEMENTS
     )
 
     strategy: str = _option(
@@ -166,6 +171,9 @@ class Config:
         choices=("auto", "sequential", "batched"),
     )
     stack: int | None = _option("execution", None, int, "nodes in a stack, at the most", least=1, most=65_536)
+    wire: str = _option(
+        "execution", "float32", str, "what neighbors' models are rounded to: bfloat16 is half the bytes", choices=WIRES
+    )
     threads: int | None = _option(
         "execution", None, int, "per rank; by default the host's cores / its ranks", least=1, most=1024
     )
@@ -181,6 +189,17 @@ class Config:
         "measurements", "round", str, "test trained models after each round, or each epoch", choices=("round", "epoch")
     )
 
+    checkpoint_every: int = _option(
+        "keeping", 5, int, "rounds from one checkpoint to the next; 0 for the end alone", least=0
+    )
+    resume: bool = _option("keeping", False, bool, "go on with the run of the log; begin it if there is none")
+    walltime: float | None = _option(
+        "keeping", None, float, "seconds that the job may take: it stops at a checkpoint before", above=0
+    )
+    timeout: float = _option(
+        "keeping", 1800.0, float, "seconds without a sign of another rank until the job ends", above=0
+    )
+    stop_on_nan: bool = _option("keeping", False, bool, "end the job when a loss is no number")
     overwrite: bool = _option("keeping", False, bool, "replace the log given with --output")
     dry_run: bool = _option("keeping", False, bool, "print the plan and stop")
     quiet: bool = _option("keeping", False, bool, "print nothing but errors")
@@ -218,6 +237,8 @@ class Config:
             raise InputError("--evaluate-every epoch: tests trained models: take --evaluate-at trained, or both")
         if self.stack is not None and self.engine == "sequential":
             raise InputError("--stack: is for --engine batched, or auto")
+        if self.overwrite and self.resume:
+            raise InputError("--overwrite and --resume: give one of them")
         if self.overwrite and self.output is None:
             raise InputError("--overwrite: needs --output, without it a run takes the next free name")
 

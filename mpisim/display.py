@@ -89,6 +89,7 @@ class Display:
         self.quiet = quiet
         self._width = None if quiet else terminal_of_launcher()
         self._started = time.perf_counter()
+        self._before = 0
         self._progress: Progress | None = None
 
     def line(self, text: str) -> None:
@@ -105,9 +106,10 @@ class Display:
         widest = max(len(name) for name, _ in rows)
         self.line("\n".join(f"{name:<{widest}}  {text}" for name, text in rows))
 
-    def start(self) -> None:
-        """Start the clock that the time left is told from."""
+    def start(self, rounds_before: int = 0) -> None:
+        """Start the clock that the time left is told from, after some rounds that were played before."""
         self._started = time.perf_counter()
+        self._before = rounds_before
         if self.quiet or self._width is None:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -120,7 +122,7 @@ class Display:
             console=self._console(),
             auto_refresh=False,  # a thread that wakes up takes the core from ranks that train
         )
-        self._progress.add_task("", total=self.num_rounds)
+        self._progress.add_task("", total=self.num_rounds, completed=rounds_before)
         self._progress.start()
         self._progress.console.show_cursor(True)  # a run that is killed must not leave a terminal without one
 
@@ -131,7 +133,7 @@ class Display:
             self._progress.update(self._progress.task_ids[0], completed=round, description=text, refresh=True)
             return
         elapsed = time.perf_counter() - self._started
-        left = elapsed / round * (self.num_rounds - round)
+        left = elapsed / (round - self._before) * (self.num_rounds - round)
         digits = len(str(self.num_rounds))
         self.line(
             f"round {round:>{digits}}/{self.num_rounds}  {text}  {plain_seconds(elapsed)}, {plain_seconds(left)} left"

@@ -20,16 +20,18 @@ from mpisim.data.labeled import Labeled
 from mpisim.data.ood import OodSplit
 from mpisim.dealing import choose_ood_nodes, dataset_of, deal, load, ood_change
 from mpisim.errors import InputError
-from mpisim.exchange.neighborhood import ExchangePlan, plan_exchange
+from mpisim.exchange.choice import Plan, plan_messages
+from mpisim.exchange.rows import WIRES
 from mpisim.graphs.centrality import betweenness_centrality
 from mpisim.graphs.generators import make_topology
 from mpisim.graphs.mixing import MixingRule
 from mpisim.graphs.participation import participants
-from mpisim.graphs.placement import contiguous
+from mpisim.graphs.placement import contiguous, mincut
 from mpisim.graphs.strategies import mixing_rule
 from mpisim.graphs.topology import Topology
 from mpisim.learning.parameters import StateLayout
 from mpisim.models import catalog
+from mpisim.resuming import check_same_experiment, existing_log
 from mpisim.storage.log import is_log
 
 # Betweenness takes (nodes × edges) steps: a few seconds here. A log of more nodes has it only if the strategy needs it.
@@ -62,7 +64,7 @@ class Experiment:
     own_tests: list[np.ndarray]
     ood_nodes: list[int]
     rank_of_node: np.ndarray
-    plans: list[ExchangePlan]
+    plans: list[Plan]
     module: nn.Module
 
     @property
@@ -142,8 +144,12 @@ def decide(config: Config, num_ranks: int) -> Experiment:
     dealt = deal(config, topology, ood_nodes, train, test)
     shards, test_split = dealt.shards, dealt.test_split
     rule = mixing_rule(topology, config.strategy, _num_samples(shards), config.normalize, config.link_dropout)
-    rank_of_node = contiguous(topology.num_nodes, num_ranks)
-    plans = plan_exchange(rule, rank_of_node, int(rank_of_node.max()) + 1)
+    if config.placement == "mincut":
+        rank_of_node = mincut(rule.indptr, rule.indices, _num_samples(shards), num_ranks)
+    else:
+        rank_of_node = contiguous(topology.num_nodes, num_ranks)
+    whole_rows = rule.similarity or config.exchanges > 1
+    plans = plan_messages(rule, rank_of_node, StateLayout.of(module).num_columns, WIRES[config.wire], whole_rows)
     return Experiment(
         config,
         topology,
@@ -170,7 +176,9 @@ def _num_samples(shards: list[OodSplit]) -> np.ndarray:
 
 
 def free_output(config: Config) -> Path:
-    """Return where the log goes: --output, or the next free name in results."""
+    """Return where the log goes: where the run that is resumed has it, --output, or the next free name in results."""
+    if config.resume and (path := existing_log(config)) is not None:
+        return path
     if config.output is not None:
         return Path(config.output)
     number, path = 1, Path("results") / f"{config.name}.h5"
@@ -195,7 +203,10 @@ def check_output(config: Config) -> None:
         if len(os.fsencode(path.name)) > LONGEST_NAME:
             raise InputError(f"{path}: a name of {len(path.name)} characters: take a shorter one")
         if os.path.lexists(path):
-            _check_replaceable(path, config.overwrite)
+            if config.resume:
+                check_same_experiment(config, path)
+            else:
+                _check_replaceable(path, config.overwrite)
         folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir():
             raise InputError(f"--output {path}: {folder} is not a folder")
@@ -209,6 +220,8 @@ def check_output(config: Config) -> None:
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
     if not overwrite:
-        raise InputError(f"--output {path}: exists already: take another name, or --overwrite to replace it")
+        raise InputError(
+            f"--output {path}: exists already: take another name, --overwrite to replace it, or --resume to go on"
+        )
     if not is_log(path):
         raise InputError(f"--output {path}: is no log of mpisim, and --overwrite replaces nothing else")

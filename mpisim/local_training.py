@@ -79,6 +79,20 @@ class LocalTraining:
         self.kept = self._new_optimizer(len(own)) if config.keep_optimizer_state else None
         self._plans: dict[bytes, StackPlan] = {}
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the optimizer's state where it is kept, as arrays whose first dimension is nodes."""
+        if self.kept is None:
+            return {}
+        moments = {f"optimizer.{name}": moment.cpu().numpy() for name, moment in self.kept.moments.items()}
+        return moments | {"optimizer.num_steps": self.kept.num_steps}
+
+    def load_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what ``state`` returned."""
+        if self.kept is not None:
+            for name, moment in self.kept.moments.items():
+                moment.copy_(torch.from_numpy(arrays[f"optimizer.{name}"]))
+            self.kept.num_steps[:] = arrays["optimizer.num_steps"]
+
     @property
     def tests_stacks(self) -> bool:
         """Whether stacks are tested at once too: where one model's products leave a core waiting for calls."""
@@ -158,8 +172,20 @@ class LocalTraining:
             chosen = torch.from_numpy(plan.nodes).to(sums.device)
             views = self.model.parameter_layout.views(sums[chosen])
             proximal = StackProximal(self.config.proximal, torch.from_numpy(counts).to(sums)[chosen], views)
-        own_counters = [self.counters[node] for node in plan.nodes]
-        counters = [torch.stack(of_nodes) for of_nodes in zip(*own_counters, strict=True)]
+        counters = [
+            torch.stack(of_nodes) for of_nodes in zip(*(self.counters[node] for node in plan.nodes), strict=True)
+        ]
+        row_of = {int(node): row for row, node in enumerate(plan.nodes)}
+
+        def give_back_counters(node: int) -> None:
+            for counter, of_nodes in zip(self.counters[node], counters, strict=True):
+                counter.copy_(of_nodes[row_of[node]])
+
+        def between_epochs(node: int, epoch: int) -> None:
+            give_back_counters(node)
+            if after_epoch is not None:
+                after_epoch(node, epoch)
+
         losses = train_stack(
             self._products(plan, round, counters),
             self.parameters,
@@ -168,11 +194,10 @@ class LocalTraining:
             optimizer,
             transforms=[self._augmentation(node, round) for node in plan.nodes] if self.config.augment else None,
             proximal=proximal,
-            after_epoch=after_epoch,
+            after_epoch=None if after_epoch is None else between_epochs,
         )
-        for row, of_node in enumerate(own_counters):
-            for counter, of_nodes in zip(of_node, counters, strict=True):
-                counter.copy_(of_nodes[row])
+        for node in row_of:
+            give_back_counters(node)
         if self.kept is not None:
             self.kept.put_rows(plan.nodes, optimizer)
         return losses

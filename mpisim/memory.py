@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mpisim.dealing import dataset_of
+from mpisim.exchange.rows import WIRES
 from mpisim.experiment import Experiment, make_model
 from mpisim.learning.engine import choose_engine
 from mpisim.learning.evaluation import fitting_batch
@@ -66,6 +67,6 @@ def predicted_memory(experiment: Experiment, device: torch.device) -> int:
         num_samples = int(experiment.train_samples[plan.own].sum()) + num_tests
         plans = int(experiment.train_samples[plan.own].sum()) * config.epochs * 2 * INDEX_BYTES * engine.batched
         data = num_samples * (sample + INDEX_BYTES)
-        rows = (num_own + len(plan.received)) * row
+        rows = num_own * row + plan.memory(experiment.num_columns, WIRES[config.wire])
         largest = max(largest, rows + data + plans + max(training, testing))
     return largest + (FIRST_USE_BYTES + present_memory() if device.type == "cpu" else 0)

@@ -94,6 +94,21 @@ class Nodes:
                 initial = make_model(self.config, dataset_of(self.config))
             self.model.read(initial, self.parameters[position])
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return all that a round changes, as arrays whose first dimension is this rank's nodes."""
+        arrays = {"nodes": self.own, "rows": self.parameters.cpu().numpy()}
+        for index in range(len(self.model.counter_names)):
+            arrays[f"counter.{index}"] = np.array([of_node[index].cpu().numpy() for of_node in self.counters])
+        return arrays | self.training.state()
+
+    def load_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what ``state`` returned, on whatever ranks."""
+        self.parameters.copy_(torch.from_numpy(arrays["rows"]))
+        for index in range(len(self.model.counter_names)):
+            for of_node, value in zip(self.counters, arrays[f"counter.{index}"], strict=True):
+                of_node[index].fill_(int(value))
+        self.training.load_state(arrays)
+
     def train(
         self,
         round: int,

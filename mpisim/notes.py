@@ -61,6 +61,8 @@ def without_effect(experiment: Experiment) -> list[tuple[str, str]]:
         "betas": (config.optimizer == "sgd", "the optimizer is sgd"),
         "proximal": (config.no_train or not has_links, "no node trains and hears a neighbor"),
         "link_dropout": (not has_links, "no node listens along an edge"),
+        "placement": (experiment.num_ranks == 1, "one rank owns all nodes"),
+        "wire": (not has_links, "no node listens along an edge"),
         **{
             name: (config.dataset != "tinymem", f"the data set is {config.dataset}")
             for name in vars(config)

@@ -7,7 +7,10 @@ import torch
 
 import mpisim
 from mpisim.display import plain_bytes
+from mpisim.exchange.rows import WIRES
+from mpisim.exchange.transpose import TransposePlan
 from mpisim.experiment import Experiment, free_output
+from mpisim.graphs.placement import contiguous, rows_between_ranks
 from mpisim.graphs.strategies import STRATEGIES
 from mpisim.learning.engine import choose_engine
 from mpisim.memory import predicted_memory
@@ -146,6 +149,19 @@ def _ranks(experiment: Experiment, places: list[dict[str, str | int]]) -> str:
 
 def _messages(experiment: Experiment) -> str:
     messages = sum(plan.num_messages for plan in experiment.plans)
-    sent = sum(plan.bytes_sent(experiment.num_columns) for plan in experiment.plans)
-    times = experiment.config.exchanges
-    return f"{_count(messages * times, 'message')} and {plain_bytes(sent * times)} of models between ranks each round"
+    config = experiment.config
+    sent = sum(plan.bytes_sent(experiment.num_columns, WIRES[config.wire]) for plan in experiment.plans)
+    times = config.exchanges
+    rounded = "" if config.wire == "float32" else f" as {config.wire}"
+    how = ""
+    if isinstance(experiment.plans[0], TransposePlan):
+        how = ": every rank mixes some columns of all models"
+    elif config.placement == "mincut":
+        simple = contiguous(len(experiment.rank_of_node), experiment.num_ranks)
+        listeners = experiment.rule.indptr, experiment.rule.indices
+        rows = [rows_between_ranks(*listeners, placement) for placement in (experiment.rank_of_node, simple)]
+        how = f": {rows[0]:,} models, contiguous placement sends {rows[1]:,}"
+    return (
+        f"{_count(messages * times, 'message')} and {plain_bytes(sent * times)} of models{rounded} between ranks"
+        f" each round{how}"
+    )

@@ -8,6 +8,9 @@
     5 wait      giving the core back to whoever still trains
     6 mix       X'[i] = Σ_j W[i, j] · row(j), from the trained rows only
     7 log       small vectors to rank 0, which appends them to the log
+    8 save      every few rounds a checkpoint, by all ranks
+
+Where most listen to most, columns of X travel there and back in place of rows: see ``exchange/transpose.py``.
 
 The same bits come out whatever the number of ranks: see ``exchange/mixing.py`` for the order of sums, ``streams.py``
 for what is drawn, ``learning/parameters.py`` for alignment.
@@ -15,6 +18,7 @@ for what is drawn, ``learning/parameters.py`` for alignment.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -25,15 +29,19 @@ from mpi4py import MPI
 from mpisim.briefing import Briefing
 from mpisim.config import Config
 from mpisim.display import Display
+from mpisim.exchange.choice import make_exchange
 from mpisim.exchange.consensus import Consensus
 from mpisim.exchange.mixing import mix, positions_in_rows
-from mpisim.exchange.neighborhood import NeighborhoodExchange, connect
+from mpisim.exchange.neighborhood import connect
+from mpisim.exchange.rows import WIRES
 from mpisim.exchange.similarity import least_alike
 from mpisim.graphs.participation import participants
 from mpisim.graphs.schedule import inverse_temperature
+from mpisim.keeping import Keeping
 from mpisim.learning.device import synchronize
 from mpisim.memory import peak_memory
 from mpisim.nodes import Nodes
+from mpisim.ranks.stopping import StopRequest
 from mpisim.ranks.waiting import Waiting
 from mpisim.results import RANK_FIGURES, EpochScores, Laps, ResultsGather, in_the_logs_order, round_shapes
 from mpisim.storage.log import Log
@@ -47,22 +55,36 @@ class Rounds:
     ----------
     comm : MPI communicator
         Of the ranks that own nodes.
+    log_path : Path
+        The log's, beside which the checkpoints lie.
     """
 
-    def __init__(self, config: Config, comm: MPI.Intracomm, waiting: Waiting, briefing: Briefing, device: torch.device):
+    def __init__(
+        self,
+        config: Config,
+        comm: MPI.Intracomm,
+        waiting: Waiting,
+        briefing: Briefing,
+        device: torch.device,
+        log_path: Path,
+        stop: StopRequest,
+    ):
         self.config = config
         self.waiting = waiting
         self.device = device
         self.rule, plan = briefing.rule, briefing.plan
+        self._diverged: set[int] = set()
         self._log_seconds = 0.0  # of the last append, which a round cannot log itself
         self.nodes = Nodes(
             config, plan.own, briefing.shards, briefing.own_tests, briefing.test, briefing.largest_shard, device
         )
         self.parameters = self.nodes.parameters
-        self.bytes_sent = plan.bytes_sent(self.parameters.shape[1]) * config.exchanges
-        self.positions = positions_in_rows(self.rule.indices, plan.own, plan.received)
-        self.graph_comm = connect(comm, waiting, plan)
-        self.exchange = NeighborhoodExchange(self.graph_comm, plan, self.parameters)
+        self.wire = WIRES[config.wire]
+        self.bytes_sent = plan.bytes_sent(self.parameters.shape[1], self.wire) * config.exchanges
+        self.positions = positions_in_rows(self.rule.indices, plan.mixed, plan.received)
+        self.graph_comm = connect(comm, waiting, plan.received_from, plan.sent_to)
+        self.exchange = make_exchange(self.graph_comm, plan, self.parameters, self.wire)
+        self.keeping = Keeping(config, comm, waiting, self.nodes, log_path, stop)
         self.consensus = Consensus(comm, self.parameters, self.rule.num_nodes)
         shapes = round_shapes(config, self.nodes.num_classes)
         self.results = ResultsGather(comm, briefing.rank_of_node, shapes, RANK_FIGURES)
@@ -70,27 +92,33 @@ class Rounds:
             comm, briefing.rank_of_node, dict.fromkeys(WITHOUT_RECALL, ()), ("peak_memory",)
         )
 
-    def play(self) -> None:
-        """Play all rounds on a rank that does not log."""
-        for round in range(1, self.config.rounds + 1):
-            self._play_round(round)
-        self._final_values()
-        self._free()
+    def play(self, first: int, log: Log | None = None, display: Display | None = None) -> bool:
+        """Play the rounds from ``first`` on; return whether all are played, or a stop was asked for before.
 
-    def play_and_log(self, log: Log, display: Display) -> Path:
-        """Play all rounds on rank 0, which logs and shows them; return the log's path."""
-        display.start()
-        try:
-            for round in range(1, self.config.rounds + 1):
+        Parameters
+        ----------
+        log, display : on rank 0, which logs and shows the rounds
+        """
+        complete = first > self.config.rounds
+        for round in range(first, self.config.rounds + 1):
+            self.keeping.begin_round()
+            try:
                 results = self._play_round(round)
-                self._log_round(round, results, log)
-                suffix = "" if self.config.moments["trained"] else AGGREGATED
-                display.round(round, results[f"iid_accuracy{suffix}"], results[f"ood_accuracy{suffix}"])
-        finally:
-            display.stop()
-        log.set_status("complete", self._final_values())
+                if log is not None and display is not None:
+                    self._log_round(round, results, log)
+                    suffix = "" if self.config.moments["trained"] else AGGREGATED
+                    display.round(round, results[f"iid_accuracy{suffix}"], results[f"ood_accuracy{suffix}"])
+                self.keeping.end_round(round, self.consensus.stops)
+            except TimeoutError as error:
+                raise TimeoutError(f"in round {round}: {error}") from error
+            complete = round == self.config.rounds
+            if self.consensus.stops:
+                break
+        final_values = self._final_values() if complete else None
+        if log is not None:
+            log.set_status("complete" if complete else "interrupted", final_values)
         self._free()
-        return log.path
+        return complete
 
     def _play_round(self, round: int) -> dict[str, np.ndarray]:
         """Play one round; return everybody's results on rank 0, and nothing elsewhere."""
@@ -106,7 +134,7 @@ class Rounds:
         laps.lap("train")
 
         self.exchange.send()
-        self.consensus.start()
+        self.consensus.start(self.keeping.wants_to_stop())
         laps.lap("exchange")
 
         if moments["trained"]:
@@ -119,8 +147,7 @@ class Rounds:
         results["distance"] = self.consensus.finish(self.waiting)
         laps.lap("exchange")
 
-        self._mix(round, takes_part)
-        laps.lap("mix")
+        self._mix(round, takes_part, laps)
         if moments["aggregated"]:
             aggregated = self.nodes.test(between=lambda: None)
             results |= {name + AGGREGATED: values for name, values in aggregated.items()}
@@ -134,14 +161,17 @@ class Rounds:
         gathered["log_seconds"][0] = laps.seconds["log"] + self._log_seconds
         return gathered
 
-    def _mix(self, round: int, takes_part: np.ndarray) -> None:
+    def _mix(self, round: int, takes_part: np.ndarray, laps: Laps) -> None:
         """Aggregate: replace the own rows of X by their mixtures."""
         unlike = self._least_alike(round, takes_part) if self.rule.similarity else None
         weights = self.rule.weights(
             self.config.seed, round, self._inverse_temperature(round), takes_part=takes_part, least_alike=unlike
         )
-        mix(self.parameters, self.exchange.remote, self.rule.indptr, self.positions, weights)
+        self.exchange.mix(self.rule.indptr, self.positions, weights)
         synchronize(self.device)
+        laps.lap("mix")
+        self.exchange.complete(self.waiting)
+        laps.lap("exchange")
 
     def _final_values(self) -> dict[str, np.ndarray]:
         """Test the models that the last aggregation made; return the log's final values on rank 0, else nothing."""
@@ -182,7 +212,7 @@ class Rounds:
         return least_alike(
             model.layout.shapes[:count],
             model.layout.offsets[:count],
-            [*self.parameters, *self.exchange.remote],
+            [*self.parameters.to(self.wire), *self.exchange.remote],  # alike as they travel
             self.rule.indptr,
             self.positions,
             np.arange(len(self.parameters)),
@@ -201,6 +231,18 @@ class Rounds:
         started = time.perf_counter()
         log.append(round, values)
         self._log_seconds = time.perf_counter() - started
+        self._warn(round, results["train_loss"], np.asarray(values["participated"], dtype=bool))
+
+    def _warn(self, round: int, loss: np.ndarray, participated: np.ndarray) -> None:
+        """Say once of each node that its loss is no number; end the job if that is asked for."""
+        for node in np.flatnonzero(~np.isfinite(loss) & participated).tolist():
+            if self.config.no_train or node in self._diverged:
+                continue
+            self._diverged.add(node)
+            text = f"the loss of node {node} is not finite in round {round}"
+            if self.config.stop_on_nan:
+                raise FloatingPointError(f"{text} (--stop-on-nan)")
+            print(f"mpisim: {text}: it goes on, and so may what it spreads", file=sys.stderr, flush=True)
 
     def _free(self) -> None:
         self.results.free(self.waiting)

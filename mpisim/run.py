@@ -5,8 +5,8 @@
     python -m mpisim.run --topology ring:n=8 --rounds 5                # on one rank
     python -m mpisim.run --help                                        # every option
 
-Exit codes: 0 complete; 2 the input is wrong (one line says what, nothing on disk is touched); 1 anything else (every
-rank ends, the one that failed is named).
+Exit codes: 0 complete; 2 the input is wrong (one line says what, nothing on disk is touched); 3 stopped at a
+checkpoint, --resume goes on; 1 anything else (every rank ends, the one that failed is named).
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _run(comm: Any, arguments: Sequence[str]) -> int:
         from mpisim.simulation import Simulation
 
         config = Config(**options)
-        path = Simulation(config, comm).run()
+        simulation = Simulation(config, comm)
+        path = simulation.run()
     except InputError as error:
         if comm.rank == 0:
             line = str(error).replace("\n", "\\n")  # whatever the user wrote, it is one line
@@ -69,8 +70,9 @@ def _run(comm: Any, arguments: Sequence[str]) -> int:
         from mpisim.display import Display
 
         command = shlex.join(["python", "-m", "mpisim.report", "summary", str(path)])
-        Display(config.rounds, config.quiet).line(f"\n{as_text(summarize(path))}\nlook at it: {command}")
-    return 0
+        stopped = "" if simulation.complete else "\nstopped at a checkpoint: the same command with --resume goes on"
+        Display(config.rounds, config.quiet).line(f"\n{as_text(summarize(path))}\nlook at it: {command}{stopped}")
+    return 0 if path is None or simulation.complete else 3
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any] | None:

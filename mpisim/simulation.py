@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,21 +11,29 @@ from mpi4py import MPI
 
 from mpisim.briefing import brief
 from mpisim.config import Config
-from mpisim.dealing import dataset_of
 from mpisim.display import Display
 from mpisim.errors import InputError
-from mpisim.experiment import Experiment, decide, free_output
+from mpisim.experiment import Experiment, decide
 from mpisim.learning.device import choose_device, device_name
+from mpisim.opening import attributes, open_log
 from mpisim.plan import plan_rows
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
 from mpisim.ranks.startup import Place, abort, find_place
+from mpisim.ranks.stopping import StopRequest
 from mpisim.ranks.waiting import Waiting
 from mpisim.rounds import Rounds
 from mpisim.storage.log import Log
-from mpisim.storage.provenance import provenance
-from mpisim.storage.variables import logged_variables
 
-MAX_NAMES_TAKEN = 100
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs to begin: on rank 0 the experiment; the number of ranks that own nodes; this and every place."""
+
+    experiment: Experiment | None
+    num_ranks: int
+    place: Place
+    device: torch.device
+    places: list[dict[str, str | int]]
 
 
 class Simulation:
@@ -35,36 +45,48 @@ class Simulation:
         The same on every rank.
     comm : MPI communicator
         Its ranks own the nodes; those that are left over stay idle.
+
+    Attributes
+    ----------
+    complete : bool
+        Whether the run has played all its rounds.
     """
 
     def __init__(self, config: Config, comm: MPI.Intracomm):
         self.config = config
         self.comm = comm
         self.waiting = Waiting()
+        self.complete = False
 
     def run(self) -> Path | None:
         """Run the experiment; return the path of its log, None after a dry run. Collective.
 
-        An exception on any of several ranks ends them all: see ``ranks.startup.abort``.
+        Whether all rounds were played, or a signal or the walltime stopped it at a checkpoint, ``complete`` tells. An
+        exception on any of several ranks ends them all: see ``ranks.startup.abort``.
 
         Raises
         ------
         InputError
             On every rank, if the options, or the files they name, are wrong; nothing is on disk then.
         OSError
-            If there is one rank, and the log cannot be written.
+            If there is one rank, and the log or a checkpoint cannot be written.
         """
-        prepared = None
+        began = False
         try:
             prepared = self._prepare()
-            return None if self.config.dry_run else self._run(*prepared)
+            if self.config.dry_run:
+                return None
+            with ExitStack() as held:
+                opened = self._open_log(prepared, held)
+                began = True
+                return self._run(prepared, *opened)
         except BaseException as error:
-            wrong_input = isinstance(error, InputError) and prepared is None  # then every rank has it
+            wrong_input = isinstance(error, InputError) and not began  # then every rank has it
             if self.comm.size > 1 and not wrong_input:
                 abort(self.comm)
             raise
 
-    def _prepare(self) -> tuple[Experiment | None, int, Place, torch.device, list[dict[str, str | int]]]:
+    def _prepare(self) -> Prepared:
         """Decide, find devices and show the plan; return what the run needs. InputError comes on all ranks or none."""
         config, comm, waiting = self.config, self.comm, self.waiting
         experiment: Experiment | None = None
@@ -80,31 +102,59 @@ class Simulation:
         device, places = self._find_devices(place)
         if experiment is not None:
             Display(config.rounds, config.quiet).plan(plan_rows(experiment, places, comm.size, device))
-        return experiment, num_ranks, place, device, places
+        return Prepared(experiment, num_ranks, place, device, places)
 
-    def _run(
-        self,
-        experiment: Experiment | None,
-        num_ranks: int,
-        place: Place,
-        device: torch.device,
-        places: list[dict[str, str | int]],
-    ) -> Path:
+    def _open_log(self, prepared: Prepared, held: ExitStack) -> tuple[Log | None, Path, bool]:
+        """Make the log on rank 0, or open that of the run to go on with; return it, its path, and which it was."""
+        log: Log | None = None
+
+        def open_on_rank_zero() -> tuple[str, bool]:
+            nonlocal log
+            assert prepared.experiment is not None
+            log, resumes = open_log(prepared.experiment, prepared.places, held)
+            return str(log.path), resumes
+
+        path, resumes = from_rank_zero(self.comm, self.waiting, open_on_rank_zero)
+        return log, Path(path), resumes
+
+    def _run(self, prepared: Prepared, log: Log | None, path: Path, resumes: bool) -> Path:
         """Play the rounds on the ranks that own nodes; the others sleep until the end."""
         config, comm, waiting = self.config, self.comm, self.waiting
-        active = waiting.split(comm, int(comm.rank < num_ranks))
-        path = None
-        if comm.rank < num_ranks:
-            # Only the ranks of the rounds may spin: those without nodes sleep until the end.
-            rounds = Rounds(config, active, Waiting(spin=place.owns_core), brief(active, waiting, experiment), device)
-            if experiment is not None:
-                log, display = _create_log(experiment, places), Display(config.rounds, config.quiet)
-                path = rounds.play_and_log(log, display)
-            else:
-                rounds.play()
+        active = waiting.split(comm, int(comm.rank < prepared.num_ranks))
+        if comm.rank < prepared.num_ranks:
+            stop = StopRequest()
+            with stop.listening():
+                # Only the ranks of the rounds may spin: those without nodes sleep until the end.
+                patience = Waiting(spin=prepared.place.owns_core, timeout=config.timeout)
+                briefing = brief(active, waiting, prepared.experiment)
+                rounds = Rounds(config, active, patience, briefing, prepared.device, path, stop)
+                first = 1 + self._restore(prepared, rounds, active, log) if resumes else 1
+                display = Display(config.rounds, config.quiet) if log is not None else None
+                self.complete = self._play(rounds, first, log, display)
         waiting.barrier(comm)
         active.Free()
-        return Path(from_rank_zero(comm, waiting, lambda: str(path)))
+        self.complete = from_rank_zero(comm, waiting, lambda: self.complete)
+        return path
+
+    def _restore(self, prepared: Prepared, rounds: Rounds, active: MPI.Comm, log: Log | None) -> int:
+        """Go on from the newest checkpoint; return its round, to which the log is taken back."""
+        num_logged = from_rank_zero(active, self.waiting, lambda: log.num_rounds if log is not None else 0)
+        round = rounds.keeping.restore(rounds.rule.num_nodes, num_logged)
+        if log is not None and prepared.experiment is not None:
+            experiment = prepared.experiment
+            log.rewind(round, experiment.rank_of_node, attributes(experiment, prepared.places))
+            where = f"after round {round}" if round else "from the beginning: there is no checkpoint"
+            Display(self.config.rounds, self.config.quiet).line(f"resumed       {where}")
+        return round
+
+    def _play(self, rounds: Rounds, first: int, log: Log | None, display: Display | None) -> bool:
+        if display is None:
+            return rounds.play(first)
+        display.start(first - 1)
+        try:
+            return rounds.play(first, log, display)
+        finally:
+            display.stop()
 
     def _find_devices(self, place: Place) -> tuple[torch.device, list[dict[str, str | int]]]:
         """Return this rank's device and, on rank 0, where every rank is. One rank without a device stops all."""
@@ -124,25 +174,3 @@ class Simulation:
 
         from_rank_zero(self.comm, self.waiting, raise_first_error)
         return device, places
-
-
-def _create_log(experiment: Experiment, places: list[dict[str, str | int]]) -> Log:
-    config = experiment.config
-    active = places[: experiment.num_ranks]
-    attributes = provenance(
-        config.as_dict(),
-        [str(place["host"]) for place in active],
-        [str(place["device"]) for place in active],
-        [int(place["threads"]) for place in active],
-        MPI.Get_library_version().split("\n")[0].strip(),
-    ) | {"data_kind": dataset_of(config).kind}
-    sizes, static = experiment.log_sizes(), experiment.log_variables()
-    variables = logged_variables(**config.moments)
-    for _ in range(MAX_NAMES_TAKEN):
-        try:
-            return Log.create(free_output(config), sizes, static, attributes, config.overwrite, variables)
-        except FileExistsError:
-            # Another run took the name after the plan was made. Without --output there is a next one.
-            if config.output is not None:
-                raise
-    raise FileExistsError(f"results: {MAX_NAMES_TAKEN} names were taken by others as soon as they were free")

@@ -80,6 +80,23 @@ EXPERIMENTS = {
         "train_samples": 30,
         "test_samples": 10,
     },
+    "mincut": {"topology": "ba:n=9,m=2,seed=0", "placement": "mincut"},
+    "wire": {"topology": "links.txt", "strategy": "metropolis", "label_alpha": 0.5, "ood": "none", "wire": "bfloat16"},
+    "fl-wire": {
+        "topology": "ring:n=7",
+        "strategy": "fl",
+        "init": "independent",
+        "wire": "bfloat16",
+        "participation": 0.8,
+        "link_dropout": 0.3,
+    },
+    "similarity-wire": {
+        "topology": "ba:n=8,m=2,seed=1",
+        "strategy": "degree-similarity",
+        "wire": "bfloat16",
+        "proximal": 0.05,
+        "placement": "mincut",
+    },
     "failing": {"topology": "links.txt", "strategy": "metropolis", "label_alpha": 0.5, "ood": "none"},
 }
 

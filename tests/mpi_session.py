@@ -9,16 +9,15 @@ import sys
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
+import mpi_exchange
 import numpy as np
 import torch
 from mpi4py import MPI
+from mpi_exchange import CPU, WAITING, in_bfloat16, rows_of
 from mpi_experiments import EXPERIMENTS, SMALL, TABLE, experiment_config, register_photos, write_failing_links
 
-import mpisim.exchange.neighborhood as neighborhood
-import mpisim.rounds
 from mpisim import Config, Simulation
 from mpisim.briefing import brief
 from mpisim.data.datasets import load_digits
@@ -26,29 +25,15 @@ from mpisim.data.partition import partition
 from mpisim.errors import InputError
 from mpisim.exchange.consensus import Consensus
 from mpisim.exchange.metrics import MetricsGather
-from mpisim.exchange.mixing import mix, positions_in_rows
-from mpisim.exchange.neighborhood import NeighborhoodExchange, connect, plan_exchange
+from mpisim.exchange.transpose import TransposedExchange
 from mpisim.experiment import decide
 from mpisim.graphs.generators import make_topology
 from mpisim.graphs.placement import contiguous
-from mpisim.graphs.strategies import STRATEGIES, mixing_matrix, mixing_rule
+from mpisim.graphs.strategies import STRATEGIES, mixing_matrix
 from mpisim.learning.parameters import allocate_rows
 from mpisim.ranks.messages import broadcast_arrays, from_rank_zero, receive_arrays, send_arrays, to_rank_zero
 from mpisim.ranks.startup import find_place, usable_cores
-from mpisim.ranks.waiting import Waiting
 from mpisim.rounds import Rounds
-
-WAITING = Waiting()
-CPU = torch.device("cpu")
-
-
-def rows_of(nodes, num_columns):
-    """Return the same random models of nodes on whatever rank they are."""
-    rows = allocate_rows(len(nodes), num_columns, CPU)
-    for row, node in zip(rows, nodes, strict=True):
-        row.copy_(torch.from_numpy(np.random.default_rng(int(node)).standard_normal(num_columns).astype(np.float32)))
-    return rows
-
 
 # The checks.
 
@@ -117,104 +102,6 @@ def check_a_rank_knows_its_place(comm, folder):
     assert find_place(comm, WAITING, threads=3).threads == 3
 
 
-def check_mixing_is_the_dense_product(comm, folder):
-    """After one exchange X is W·X, whoever owned which row; staged messages give the same bits as direct ones."""
-    for spec, strategy in (
-        ("ba:n=13,m=2,seed=0", "degree"),
-        ("ring:n=7", "fl"),
-        ("star:n=9", "betweenness"),
-        ("er:n=11,p=0.2,seed=3", "metropolis"),
-        ("path:n=5", "none"),
-        ("ba:n=8,m=1,seed=2", "random"),
-    ):
-        topology = make_topology(spec)
-        num_nodes = topology.num_nodes
-        for num_columns in (1, 63, 64, 1000):
-            results = []
-            for staged in (False, True):
-                rule = mixing_rule(topology, strategy, np.ones(num_nodes))
-                rank_of_node = contiguous(num_nodes, comm.size)
-                plan = plan_exchange(rule, rank_of_node, comm.size)[comm.rank]
-                parameters = rows_of(plan.own, num_columns)
-                graph_comm = connect(comm, WAITING, plan)
-                exchange = NeighborhoodExchange(graph_comm, plan, parameters, staged=staged)
-                mine = rule.of_rows(plan.own)
-                positions = positions_in_rows(mine.indices, plan.own, plan.received)
-                expected = rows_of(np.arange(num_nodes), num_columns).double().numpy()
-                for round in (1, 2):
-                    exchange.post()
-                    exchange.send()
-                    exchange.wait(WAITING)
-                    mix(parameters, exchange.remote, mine.indptr, positions, mine.weights(5, round, 10.0))
-                    expected = mixing_matrix(topology, strategy, seed=5, round=round).toarray() @ expected
-                np.testing.assert_allclose(parameters.numpy(), expected[plan.own], rtol=1e-5, atol=1e-6)
-                results.append(parameters.clone())
-                exchange.free()
-                graph_comm.Free()
-            assert torch.equal(results[0], results[1])
-
-
-class CountingRequests:
-    """Stands in for MPI.Prequest in the exchange: notes each request that is started."""
-
-    def __init__(self):
-        self.started = []
-
-    def Startall(self, requests):
-        self.started += [id(request) for request in requests]
-        MPI.Prequest.Startall(requests)
-
-
-class CountingComm(MPI.Distgraphcomm):
-    """A communicator that notes, of each persistent send, where it goes and how many bytes it takes."""
-
-    def Send_init(self, message, dest, tag=0):
-        request = super().Send_init(message, dest, tag)
-        _, count, datatype = message
-        NOTED.append((id(request), dest, count * datatype.Get_size()))
-        return request
-
-
-NOTED = []
-
-
-def check_messages_are_those_of_the_plan(comm, folder):
-    """In every round each rank sends what its plan says, and never two messages to the same rank."""
-    counting = CountingRequests()
-    original = neighborhood.MPI
-    topology = make_topology("ba:n=14,m=2,seed=1")
-    rule = mixing_rule(topology, "degree", np.ones(14))
-    plans = plan_exchange(rule, contiguous(14, comm.size), comm.size)
-    plan = plans[comm.rank]
-    NOTED.clear()
-    exchange = NeighborhoodExchange(CountingComm(connect(comm, WAITING, plan)), plan, rows_of(plan.own, 100))
-    neighborhood.MPI = SimpleNamespace(Prequest=counting, Request=MPI.Request)
-    try:
-        for _ in range(3):
-            counting.started.clear()
-            exchange.post()
-            exchange.send()
-            exchange.wait(WAITING)
-            sent = [(dest, size) for request, dest, size in NOTED if request in counting.started]
-            assert len(sent) == plan.num_messages
-            assert len({dest for dest, _ in sent}) == len(sent)
-            assert sum(size for _, size in sent) == plan.bytes_sent(100)
-    finally:
-        neighborhood.MPI = original
-    exchange.free()
-
-
-def check_the_graph_communicator_knows_the_rows(comm, folder):
-    topology = make_topology("ba:n=12,m=2,seed=0")
-    rank_of_node = contiguous(12, comm.size)
-    plan = plan_exchange(mixing_rule(topology, "degree", np.ones(12)), rank_of_node, comm.size)[comm.rank]
-    sources, destinations, weights = connect(comm, WAITING, plan).Get_dist_neighbors()[:3]
-    listens = (topology.adjacency.toarray() > 0)[rank_of_node == comm.rank].any(axis=0)
-    expected = {rank: int(listens[rank_of_node == rank].sum()) for rank in range(comm.size) if rank != comm.rank}
-    assert dict(zip(sources, weights[0], strict=True)) == {rank: rows for rank, rows in expected.items() if rows}
-    assert sorted(destinations) == sorted(sources)  # the graph is undirected
-
-
 def check_consensus_is_the_distance_to_the_mean(comm, folder):
     for num_nodes, num_columns in ((5, 10), (7, 70_000)):
         rank_of_node = contiguous(num_nodes, comm.size)
@@ -272,18 +159,37 @@ def check_shards_reach_their_nodes(comm, folder):
 
 
 def check_a_round_without_training_is_the_dense_product(comm, folder):
-    """The whole round, from the briefing to the mixed X, against W @ X in float64."""
-    config = Config(topology="ba:n=9,m=2,seed=0", no_train=True, init="independent", test_samples=50, rounds=1)
-    experiment = decide(config, comm.size) if comm.rank == 0 else None
-    rounds = Rounds(config, comm, WAITING, brief(comm, WAITING, experiment), CPU)
-    before = {int(node): row.double().tolist() for node, row in zip(rounds.nodes.own, rounds.parameters, strict=True)}
-    everyone = comm.allgather(before)
-    initial = np.array([row for _, row in sorted(item for part in everyone for item in part.items())])
-    assert len(np.unique(initial[:, 0])) == 9  # independent starts
-    rounds._play_round(1)
-    expected = mixing_matrix(make_topology(config.topology), "degree").toarray() @ initial
-    np.testing.assert_allclose(rounds.parameters.numpy(), expected[rounds.nodes.own], rtol=1e-5, atol=1e-7)
-    rounds._free()
+    """The whole round, from the briefing to the mixed X, against W @ X in float64, for every way to travel."""
+    for strategy, placement, wire in (
+        ("degree", "contiguous", "float32"),
+        ("degree", "mincut", "bfloat16"),
+        ("fl", "contiguous", "float32"),
+        ("fl", "contiguous", "bfloat16"),
+    ):
+        config = Config(
+            topology="ba:n=9,m=2,seed=0",
+            strategy=strategy,
+            placement=placement,
+            wire=wire,
+            no_train=True,
+            init="independent",
+            test_samples=50,
+            rounds=1,
+        )
+        experiment = decide(config, comm.size) if comm.rank == 0 else None
+        rounds = Rounds(config, comm, WAITING, brief(comm, WAITING, experiment), CPU)
+        transposed = isinstance(rounds.exchange, TransposedExchange)
+        assert transposed == (strategy == "fl" and comm.size > (2 if wire == "float32" else 3))
+        before = {int(node): row.tolist() for node, row in zip(rounds.nodes.own, rounds.parameters, strict=True)}
+        everyone = comm.allgather(before)
+        initial = np.array([row for _, row in sorted(item for part in everyone for item in part.items())], np.float32)
+        assert len(np.unique(initial[:, 0])) == 9  # independent starts
+        rounds._play_round(1)
+        W = mixing_matrix(make_topology(config.topology), strategy).toarray()
+        heard = (in_bfloat16(initial) if wire == "bfloat16" else initial).astype(np.float64)
+        expected = W @ heard + np.diag(W)[:, None] * (initial - heard)
+        np.testing.assert_allclose(rounds.parameters.numpy(), expected[rounds.nodes.own], rtol=1e-5, atol=1e-7)
+        rounds._free()
 
 
 def check_experiments_run(comm, folder):
@@ -339,18 +245,18 @@ def after_one(topology, strategy, path, round, sign):
 @contextmanager
 def noted_mixing():
     """Note this rank's rows of X before and after each aggregation."""
-    noted, original = [], mpisim.rounds.mix
+    noted, original = [], Rounds._mix
 
-    def mix_and_note(parameters, *others):
-        before = parameters.double().numpy().copy()
-        original(parameters, *others)
-        noted.append((before, parameters.double().numpy().copy()))
+    def mix_and_note(rounds, *others):
+        before = rounds.parameters.double().numpy().copy()
+        original(rounds, *others)
+        noted.append((before, rounds.parameters.double().numpy().copy()))
 
-    mpisim.rounds.mix = mix_and_note
+    Rounds._mix = mix_and_note
     try:
         yield noted
     finally:
-        mpisim.rounds.mix = original
+        Rounds._mix = original
 
 
 def check_wrong_input_is_every_ranks_exception(comm, folder):
@@ -371,7 +277,11 @@ def check_wrong_input_is_every_ranks_exception(comm, folder):
 
 
 ONLY_AT = {"every_strategy_on_images_and_text": 2}  # numbers of ranks, of checks that take long
-CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
+CHECKS = {
+    name.removeprefix("check_"): check
+    for name, check in (vars(mpi_exchange) | globals()).items()
+    if name.startswith("check_")
+}
 
 
 def main():

@@ -20,11 +20,11 @@ FLOORS = [
     ["learning"],
     ["exchange", "storage", "analysis"],
     ["config", "display"],
-    ["arguments", "dealing"],
+    ["arguments", "dealing", "resuming"],
     ["experiment"],
     ["local_training", "notes"],
-    ["briefing", "memory", "nodes"],
-    ["plan"],
+    ["briefing", "memory", "nodes", "opening"],
+    ["keeping", "plan"],
     ["results"],
     ["rounds"],
     ["simulation"],
@@ -35,15 +35,27 @@ LIBRARIES = {
     "errors": set(),
     "streams": set(),
     "libraries": {"torch", "torchvision"},
-    "graphs": {"networkx", "scipy"},
+    "graphs": {"networkx", "pymetis", "scipy"},
     "ranks": {"mpi4py"},
     "models": {"torch"},
     "analysis": {"h5py", "xarray"},
-    "storage": {"h5py"},
+    "storage": {"h5py", "safetensors"},
     "report": set(),
     "bench": {"mpi4py", "torch"},
 }
-KNOWN_LIBRARIES = {"h5py", "mpi4py", "networkx", "rich", "scipy", "sklearn", "torch", "torchvision", "xarray"}
+KNOWN_LIBRARIES = {
+    "h5py",
+    "mpi4py",
+    "networkx",
+    "pymetis",
+    "rich",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "torch",
+    "torchvision",
+    "xarray",
+}
 ON_A_RANKS_PATH = {"numpy", "mpi4py", "torch", "mpisim"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -33,7 +33,7 @@ def rows_like_x(values):
     return rows
 
 
-def mixed(W, X, own=None):
+def mixed(W, X, own=None, wire=torch.float32):
     """Return the mixtures of some nodes, by default of all, when the rows of the others are remote."""
     own = np.arange(NUM_NODES) if own is None else np.array(own)
     received = np.setdiff1d(np.arange(NUM_NODES), own)
@@ -42,7 +42,7 @@ def mixed(W, X, own=None):
     positions = positions_in_rows(np.concatenate(pattern), own, received)
     weights = np.concatenate([row[columns] for row, columns in zip(W[own], pattern, strict=True)])
     parameters = rows_like_x(X[own])
-    mix(parameters, rows_like_x(X[received]), indptr, positions, weights)
+    mix(parameters, rows_like_x(X[received]).to(wire), indptr, positions, weights)
     return parameters.numpy()
 
 
@@ -110,3 +110,42 @@ def test_positions_lead_back_to_the_nodes(nodes, data):
     own, received = np.array(nodes[:num_own], dtype=np.int64), np.array(nodes[num_own:], dtype=np.int64)
     positions = positions_in_rows(indices, own, received)
     np.testing.assert_array_equal(np.concatenate([own, received])[positions], indices)
+
+
+def in_bfloat16(values):
+    """Return float32 values rounded to the nearest that ends in 16 zero bits; of two, to the one that is even."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@pytest.mark.parametrize("num_columns", [1, 33, BLOCK + 77])
+@pytest.mark.parametrize("own", [range(7), [0, 1, 2], [1, 4], [6]])
+def test_neighbors_are_rounded_wherever_they_are_and_a_node_is_not(num_columns, own):
+    W, X = random_weights(4), random_rows(num_columns)
+    own_part = np.diag(np.diag(W))
+    exact = own_part @ X.astype(np.float64) + (W - own_part) @ in_bfloat16(X).astype(np.float64)
+    together = mixed(W, X, wire=torch.bfloat16)
+    bound = (2 * NUM_NODES) * 2.0**-24 * (np.abs(W) @ np.abs(X.astype(np.float64)))
+    assert (np.abs(together - exact) <= bound).all()
+    np.testing.assert_array_equal(mixed(W, X, own, wire=torch.bfloat16), together[list(own)])
+
+
+def test_a_rounded_row_of_weight_0_is_never_read():
+    W, X = random_weights(5, density=1.0), random_rows(100)
+    X[2], X[5] = np.nan, np.inf
+    W[:, [2, 5]] = 0.0
+    for own in (range(7), [0, 2, 6]):
+        assert np.isfinite(mixed(W, X, own, wire=torch.bfloat16)).all()
+
+
+@pytest.mark.parametrize("num_columns", [5, BLOCK + 1])
+def test_equal_mixtures_are_the_bits_of_each_alone(num_columns):
+    """Rows of W that are alike are summed once: three are, two others are, and one has the same nodes elsewhere."""
+    W, X = random_weights(6, density=1.0), random_rows(num_columns)
+    W[[1, 4]], W[5] = W[0], W[3]
+    together = mixed(W, X)
+    for node in range(NUM_NODES):
+        np.testing.assert_array_equal(mixed(W, X, [node])[0], together[node])
+    np.testing.assert_array_equal(together[[1, 4]], together[[0, 0]])
+    assert (together[2] != together[0]).any()
+    assert_equal_to_rounding(together, W, X)

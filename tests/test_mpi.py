@@ -90,16 +90,47 @@ def test_links_fail_and_the_log_shows_it(launch):
     assert pairs == {(second, first) for first, second in pairs}
 
 
-def test_the_proximal_term_sends_every_row_twice(launch):
-    """In a ring of seven with chords, three ranks listen to each other along known edges."""
+def bytes_sent(folder, experiment):
+    with h5py.File(folder / f"{experiment}.h5") as log:
+        sent = log["bytes_sent"][:]
+    assert (sent == sent[0]).all()  # in every round
+    return sent[0].tolist()
+
+
+def test_the_proximal_term_sends_every_row_twice_and_bfloat16_halves_rows(launch):
+    """A ring of seven with chords on three ranks, of nodes 0–2, 3–4 and 5–6: who hears whom is counted by hand."""
     folder, _ = launch(3)
-    with h5py.File(folder / "everything.h5") as log:
-        twice, columns = log["bytes_sent"][0], 17_226
-    with h5py.File(folder / "failing.h5") as log:
-        once = log["bytes_sent"][0]
-    assert (once > 0).all()
-    assert (once % (columns * 4) == 0).all()
-    np.testing.assert_array_equal(twice, 2 * once)
+    row = 17_226 * 4
+    # Nodes 0, 1, 2 are all heard by rank 1 and by rank 2; 3 and 4 by rank 0 and by rank 2; 5 and 6 by rank 0 and 1.
+    assert bytes_sent(folder, "wire") == [6 * row // 2, 4 * row // 2, 4 * row // 2]
+    assert bytes_sent(folder, "everything") == [2 * 6 * row, 2 * 4 * row, 2 * 4 * row]
+
+
+def test_federated_learning_sends_columns_there_and_mixtures_back(launch):
+    """Two of six rows on each of three ranks: the last has the last 89 of 270 blocks of columns, and 10 columns."""
+    folder, _ = launch(3)
+    widths = np.array([90 * 64, 90 * 64, 89 * 64 + 10])
+    assert bytes_sent(folder, "fl") == (2 * (17_226 - widths) * 4 + 4 * widths * 4).tolist()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_another_placement_changes_messages_and_no_result(launch, size):
+    folder, _ = launch(size)
+    expected, found = results_of(folder / "default.h5"), results_of(folder / "mincut.h5")
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    with h5py.File(folder / "default.h5") as blocks, h5py.File(folder / "mincut.h5") as cut:
+        assert (blocks["rank_of_node"][:] != cut["rank_of_node"][:]).any()
+    assert sum(bytes_sent(folder, "mincut")) < sum(bytes_sent(folder, "default"))
+
+
+def test_rounding_to_bfloat16_shows_in_the_results(launch):
+    folder, _ = launch(1)
+    whole, rounded = results_of(folder / "failing.h5"), results_of(folder / "wire.h5")
+    np.testing.assert_array_equal(rounded["train_loss"][0], whole["train_loss"][0])  # the first round starts alike
+    assert (rounded["train_loss"][1] != whole["train_loss"][1]).all()
+    np.testing.assert_allclose(rounded["train_loss"], whole["train_loss"], rtol=0.05)
 
 
 def test_a_fraction_of_the_nodes_takes_part_and_the_temperature_follows_its_schedule(launch):

@@ -204,7 +204,6 @@ def test_an_option_means_what_the_plain_experiment_says(case, engine):
 
 
 # Of a stack's attention torch says that it computes it node by node on a CPU.
-@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_texts_are_learned_token_by_token(engine, monkeypatch):
     # At a kink of ReLU a rounding decides where a step goes, and GPT-2 comes near many: take a smooth function instead.

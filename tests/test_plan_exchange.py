@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def assert_plans(plans, pattern, rank_of_node, num_ranks):
         assert list(zip(plan.sent_to.tolist(), plan.sent.tolist(), strict=True)) == sent
         assert plan.num_messages == len({to for to, _ in sent})
         assert plan.bytes_sent(1000) == 4 * 1000 * len(sent)
+        assert plan.bytes_sent(1000, torch.bfloat16) == 2 * 1000 * len(sent)
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)

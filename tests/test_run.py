@@ -90,7 +90,7 @@ def test_names_without_output_are_the_next_free_ones(here):
     for _ in range(3):
         assert main([*SHORT, "--rounds", "1", "--quiet"]) == 0
     assert main([*SHORT, "--rounds", "1", "--quiet", "--name", "other"]) == 0
-    assert sorted(path.name for path in Path("results").iterdir()) == ["other.h5", "run-2.h5", "run-3.h5", "run.h5"]
+    assert sorted(path.name for path in Path("results").glob("*.h5")) == ["other.h5", "run-2.h5", "run-3.h5", "run.h5"]
 
 
 def test_overwrite_replaces_the_log(here):
@@ -127,6 +127,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(here, capsys):
         ("--momentum 0.5 --optimizer adam", "--momentum changes nothing here: the optimizer is adam"),
         ("--strategy none --proximal 0.5", "--proximal changes nothing here: no node trains and hears a neighbor"),
         ("--no-train --shuffle", "--shuffle changes nothing here: no node trains"),
+        ("--placement mincut", "--placement changes nothing here: one rank owns all nodes"),
+        ("--strategy none --wire bfloat16", "--wire changes nothing here: no node listens along an edge"),
         ("--strategy fl --temperature 0.5", "--temperature changes nothing here: fl has no softmax"),
         ("--ood newclass --ood-fraction 0.2", "--ood-fraction changes nothing here: --ood is newclass"),
         ("--engine sequential", "engine        sequential: node after node"),

@@ -85,7 +85,7 @@ def test_seconds_are_those_of_what_they_are_named_for(monkeypatch):
     let_take("mpisim.nodes.Nodes.test", 100)
     let_take("mpisim.nodes.Nodes.test_node", 2)
     let_take("mpisim.exchange.neighborhood.NeighborhoodExchange.wait", 1_000)
-    let_take("mpisim.rounds.mix", 10_000)
+    let_take("mpisim.exchange.neighborhood.mix", 10_000)
     let_take("mpisim.exchange.metrics.MetricsGather.gather", 100_000)
     let_take("mpisim.storage.log.Log.append", 1_000_000)
     log = logged("--evaluate-every epoch --engine sequential")

@@ -97,16 +97,15 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("stack", [1, 3, 7])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of attention within vmap, on a CPU
 def test_a_stack_trains_to_what_its_nodes_train_to_alone(make, options, stack):
     if make is text and options.get("augment"):
         pytest.skip("is for images")
     if make is text:
-        options = options | {"lr": 0.001}  # the study's; larger ones make chaos of rounding
+        options = options | {"lr": 1e-4}  # at larger ones a rounding may decide on which side of ReLU's kink a value is
     alone, stacked = (train(make, options, engine) for engine in (Engine(False, 1), Engine(True, stack)))
     if make is text and "adam" in options.get("optimizer", ""):
         # The bias of keys has no gradient but rounding, which Adam takes for one: the models agree, not every scalar.
-        np.testing.assert_allclose(stacked[1], alone[1], rtol=1e-4)
+        np.testing.assert_allclose(stacked[1], alone[1], rtol=1e-5)
     else:
         assert_close(stacked, alone)
     assert alone[1].max() < 10  # a run that diverges would be close to anything

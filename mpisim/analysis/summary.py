@@ -74,7 +74,8 @@ def summarize(path: str | Path) -> Summary:
             perplexity={kind: float(perplexity(_last(file, f"{kind}_loss")).mean()) for kind in KINDS}
             if is_text
             else None,
-            seconds={part: float(file[f"{part}_seconds"][:].sum(axis=0).mean()) for part in PARTS},
+            # A run that was resumed on other ranks has figures of some ranks for some rounds only.
+            seconds={part: float(np.nanmean(file[f"{part}_seconds"][:], axis=1).sum()) for part in PARTS},
         )
 
 

@@ -16,7 +16,7 @@ from mpisim.ranks.waiting import Waiting
 
 MAX_COORDINATES = 65_536
 SCALE = 2.0**32  # steps per unit: finer than float32 for all but the smallest weights
-BLOCK = 262_144  # scalars looked at together: what they become stays in the cache
+BLOCK = 65_536  # scalars looked at together: what they become stays in the cache
 LIMIT = 2.0**30  # the sum of all nodes' |x| that still fits; beyond it, the distance is infinite
 
 
@@ -41,17 +41,29 @@ class Consensus:
         self.parameters = parameters
         self.num_nodes = num_nodes
         self.coordinates = fixed_coordinates(parameters.shape[1]).to(parameters.device)
-        # The last place counts the nodes that do not fit into fixed point.
-        self._sums = np.zeros(len(self.coordinates) + 1, dtype=np.int64)
+        # The last places count the nodes that do not fit into fixed point, and the ranks that want to stop.
+        self._sums = np.zeros(len(self.coordinates) + 2, dtype=np.int64)
         self._request = MPI.REQUEST_NULL
 
-    def start(self) -> None:
-        """Start to add up the mean model. Collective; X must not change before ``finish``."""
+    @property
+    def stops(self) -> bool:
+        """Whether any rank wanted to stop when the sums that are finished were started: the same on every rank."""
+        return bool(self._sums[-1])
+
+    def start(self, stop: bool = False) -> None:
+        """Start to add up the mean model. Collective; X must not change before ``finish``.
+
+        Parameters
+        ----------
+        stop : bool
+            Whether this rank wants the run to stop: those who must agree on it are those who add up here.
+        """
         self._sums[:] = 0
+        self._sums[-1] = stop
         for values in self._blocks():
             fits = (values.abs() < LIMIT / self.num_nodes).all(dim=1)  # false for NaN too
-            self._sums[:-1] += (values[fits] * SCALE).round().long().sum(dim=0).numpy()
-            self._sums[-1] += len(fits) - int(fits.sum())
+            self._sums[:-2] += (values[fits] * SCALE).round().long().sum(dim=0).numpy()
+            self._sums[-2] += len(fits) - int(fits.sum())
         self._request = self.comm.Iallreduce(MPI.IN_PLACE, self._sums, op=MPI.SUM)
 
     def finish(self, waiting: Waiting) -> np.ndarray:
@@ -60,9 +72,9 @@ class Consensus:
         Infinite where some node's model has left the range of fixed point, or is no number.
         """
         waiting.all([self._request])
-        if self._sums[-1]:
+        if self._sums[-2]:
             return np.full(len(self.parameters), np.inf)
-        mean = self._sums[:-1] / (SCALE * self.num_nodes)
+        mean = self._sums[:-2] / (SCALE * self.num_nodes)
         return np.concatenate([np.square(values.numpy() - mean).sum(axis=1) for values in self._blocks()])
 
     def _blocks(self) -> Iterator[torch.Tensor]:

@@ -60,7 +60,7 @@ class MetricsGather:
         if self.comm.rank != 0:
             MPI.Prequest.Startall(self._requests)
             return None
-        waiting.all(self._requests)
+        waiting.all(self._requests, owners=range(1, self.comm.size))
         nodes = np.empty((sum(map(len, self._nodes)), self.per_node))
         ranks = np.empty((self.comm.size, self.per_rank))
         for rank, (own, figures) in enumerate(zip(self._nodes, [self._mine, *self._received], strict=True)):

@@ -1,9 +1,8 @@
 """Neighborhood exchange: each rank sends its neighbors the rows of X they listen to, one message per pair and round.
 
 The topology's edges, lifted to ranks, are a distributed graph communicator; all models travel point to point on it with
-persistent requests. On a CPU a message leaves from X itself: an MPI datatype names its rows, and nothing is packed
-(as fast as sending a packed copy, and twice as fast as packing first: 7 rows of 20 MB, 2 ranks, MPICH 5). On a GPU the
-rows pass through pinned host memory.
+persistent requests. On a CPU a message leaves from X itself, unpacked (``rows.py``). On a GPU the rows pass through
+pinned host memory. Where models travel as bfloat16, they leave from a copy of that type.
 
 A round posts its receives before training, sends after it, and mixes when all has arrived. X must not change between
 ``send`` and the end of ``wait``.
@@ -17,12 +16,12 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
+from mpisim.exchange.mixing import mix
+from mpisim.exchange.rows import RowMessages, copy_rows, device_buffer, host_buffer
 from mpisim.graphs.mixing import MixingRule
-from mpisim.learning.device import synchronize
 from mpisim.learning.parameters import row_stride
 from mpisim.ranks.waiting import Waiting
 
-FLOAT_BYTES = 4
 _TAG = 17
 
 
@@ -47,13 +46,23 @@ class ExchangePlan:
     sent_to: np.ndarray
 
     @property
+    def mixed(self) -> np.ndarray:
+        """The nodes whose rows of W this rank applies, in the order of the rows of models it has: its own."""
+        return self.own
+
+    @property
     def num_messages(self) -> int:
         """The number of messages that this rank sends in a round."""
         return len(np.unique(self.sent_to))
 
-    def bytes_sent(self, num_columns: int) -> int:
-        """Return the bytes of model state that this rank sends in a round."""
-        return len(self.sent) * num_columns * FLOAT_BYTES
+    def bytes_sent(self, num_columns: int, wire: torch.dtype = torch.float32) -> int:
+        """Return the bytes of model state that this rank sends in a round, in which models travel as ``wire``."""
+        return len(self.sent) * num_columns * wire.itemsize
+
+    def memory(self, num_columns: int, wire: torch.dtype = torch.float32) -> int:
+        """Return the bytes of models that this rank holds for the exchange, beside its own rows of X."""
+        copies = 0 if wire == torch.float32 else len(np.unique(self.sent))
+        return (len(self.received) + copies) * row_stride(num_columns) * wire.itemsize
 
 
 def plan_exchange(rule: MixingRule, rank_of_node: np.ndarray, num_ranks: int) -> list[ExchangePlan]:
@@ -84,10 +93,16 @@ def plan_exchange(rule: MixingRule, rank_of_node: np.ndarray, num_ranks: int) ->
     return plans
 
 
-def connect(comm: MPI.Intracomm, waiting: Waiting, plan: ExchangePlan) -> MPI.Distgraphcomm:
-    """Return the communicator of which ranks listen to which; an edge's weight is its rows per round. Collective."""
-    sources, rows_in = np.unique(plan.received_from, return_counts=True)
-    destinations, rows_out = np.unique(plan.sent_to, return_counts=True)
+def connect(comm: MPI.Intracomm, waiting: Waiting, received_from: np.ndarray, sent_to: np.ndarray) -> MPI.Distgraphcomm:
+    """Return the communicator of which ranks listen to which; an edge's weight is its rows per round. Collective.
+
+    Parameters
+    ----------
+    received_from, sent_to : int arrays
+        Of a plan: a rank for each row that comes, or goes.
+    """
+    sources, rows_in = np.unique(received_from, return_counts=True)
+    destinations, rows_out = np.unique(sent_to, return_counts=True)
     return waiting.connect(comm, sources.tolist(), destinations.tolist(), (rows_in.tolist(), rows_out.tolist()))
 
 
@@ -103,81 +118,75 @@ class NeighborhoodExchange:
         This rank's rows of X, from ``allocate_rows``, in the order of ``plan.own``.
     staged : bool, optional
         Whether rows pass through host memory; by default where they are on a device.
+    wire : torch.float32 or torch.bfloat16
+        What models travel as.
 
     Attributes
     ----------
-    remote : float32 tensor, shape (num_received, num_columns)
+    remote : tensor of ``wire``, shape (num_received, num_columns)
         The rows of ``plan.received``, on the device, valid after ``wait``.
     """
 
-    def __init__(self, comm: MPI.Comm, plan: ExchangePlan, parameters: torch.Tensor, staged: bool | None = None):
+    def __init__(
+        self,
+        comm: MPI.Comm,
+        plan: ExchangePlan,
+        parameters: torch.Tensor,
+        staged: bool | None = None,
+        wire: torch.dtype = torch.float32,
+    ):
         self.plan = plan
         self.parameters = parameters
+        self.wire = wire
         self.staged = parameters.device.type != "cpu" if staged is None else staged
-        num_columns = parameters.shape[1]
-        self._outgoing, positions = self._outgoing_rows()
-        self._incoming = self._host_rows(len(plan.received))
-        self._datatypes: list[MPI.Datatype] = []
-        self._receives = [
-            comm.Recv_init(self._message(self._incoming, np.flatnonzero(plan.received_from == rank)), int(rank), _TAG)
-            for rank in np.unique(plan.received_from)
-        ]
-        self._sends = [
-            comm.Send_init(self._message(self._outgoing, positions[plan.sent_to == rank]), int(rank), _TAG)
-            for rank in np.unique(plan.sent_to)
-        ]
-        self.remote = self._incoming[:, :num_columns]
+        self._messages = RowMessages(comm, _TAG)
+        num_columns, device = parameters.shape[1], parameters.device
+
+        self._incoming = host_buffer(len(plan.received), num_columns, wire, device)
+        for rank in np.unique(plan.received_from).tolist():
+            start, end = np.searchsorted(plan.received_from, [rank, rank + 1])
+            self._messages.receive(self._incoming[start:end], rank)
+
+        self._outgoing, positions = parameters, np.searchsorted(plan.own, plan.sent)
+        self._leaving: list[torch.Tensor] = []  # what has to be copied: nothing where messages leave from X
+        if self.staged or wire != torch.float32:
+            leaving, positions = np.unique(positions, return_inverse=True)
+            self._outgoing = host_buffer(len(leaving), num_columns, wire, device)
+            self._leaving = [parameters[position] for position in leaving.tolist()]
+        for rank in np.unique(plan.sent_to).tolist():
+            self._messages.send(self._outgoing, rank, positions[plan.sent_to == rank])
+
+        self.remote = self._incoming
         if self.staged:
-            self.remote = torch.zeros_like(self._incoming, device=parameters.device)[:, :num_columns]
-
-    def _outgoing_rows(self) -> tuple[torch.Tensor, np.ndarray]:
-        """Return the host rows that messages leave from, and which of them each entry of ``plan.sent`` is."""
-        if not self.staged:
-            stride = row_stride(self.parameters.shape[1])
-            whole_rows = self.parameters.as_strided((len(self.parameters), stride), (stride, 1))
-            return whole_rows, np.searchsorted(self.plan.own, self.plan.sent)
-        self._staged_nodes, positions = np.unique(self.plan.sent, return_inverse=True)
-        self._staged_rows = torch.from_numpy(np.searchsorted(self.plan.own, self._staged_nodes))
-        return self._host_rows(len(self._staged_nodes)), positions
-
-    def _host_rows(self, num_rows: int) -> torch.Tensor:
-        # Pinned memory is what a GPU copies from and to at full speed.
-        pinned = self.parameters.device.type != "cpu"
-        return torch.zeros((num_rows, row_stride(self.parameters.shape[1])), pin_memory=pinned)
-
-    def _message(self, rows: torch.Tensor, positions: np.ndarray) -> list[object]:
-        """Return what MPI calls a message: these rows of a host matrix, padding left out."""
-        offsets = positions * (rows.shape[1] * FLOAT_BYTES)
-        datatype = MPI.FLOAT.Create_hindexed_block(self.parameters.shape[1], offsets.tolist()).Commit()
-        self._datatypes.append(datatype)
-        return [rows.numpy(), 1, datatype]
+            self.remote = device_buffer(len(plan.received), num_columns, wire, device)
 
     def post(self) -> None:
         """Make the receives of this round ready; at the start of the round, so that no message arrives unexpected."""
-        MPI.Prequest.Startall(self._receives)
+        self._messages.start_receives()
 
     def send(self) -> None:
         """Send this round's rows, as they are now."""
-        if self.staged:
-            num_columns = self.parameters.shape[1]
-            self._outgoing[:, :num_columns].copy_(self.parameters[self._staged_rows.to(self.parameters.device)])
-        synchronize(self.parameters.device)
-        MPI.Prequest.Startall(self._sends)
+        if self._leaving:
+            copy_rows(self._leaving, self._outgoing)
+        self._messages.start_sends()
 
     def progress(self) -> bool:
         """Let the messages move on; return whether all have arrived."""
-        return MPI.Request.Testall([*self._receives, *self._sends])
+        return self._messages.progress()
 
     def wait(self, waiting: Waiting) -> None:
         """Wait until the rows of this round are in ``remote``, and X may change."""
-        waiting.until(self.progress)
+        waiting.until(self.progress, self._messages.missing)
         if self.staged:
-            self.remote.copy_(self._incoming[:, : self.parameters.shape[1]])
+            copy_rows(self._incoming, self.remote)
+
+    def mix(self, indptr: np.ndarray, positions: np.ndarray, weights: np.ndarray) -> None:
+        """Replace this rank's rows of X by their mixtures: see ``exchange.mixing.mix``."""
+        mix(self.parameters, self.remote, indptr, positions, weights)
+
+    def complete(self, waiting: Waiting) -> None:
+        """Wait until the mixtures are in X. Here they are."""
 
     def free(self) -> None:
-        """Give the requests and datatypes back to MPI."""
-        for request in (*self._receives, *self._sends):
-            request.Free()
-        for datatype in self._datatypes:
-            datatype.Free()
-        self._receives, self._sends, self._datatypes = [], [], []
+        """Give what MPI made back to it."""
+        self._messages.free()

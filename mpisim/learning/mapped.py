@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpisim.data.shards import Samples
 from mpisim.learning.optimizers import OptimizerSettings
@@ -52,11 +53,12 @@ class MappedProducts:
             layer.generators = self._generators[batch.nodes]
         self._model.module.train()
         buffers = [tensor.clone() for tensor in state[count:]]  # vmap changes in place only what lies in one piece
-        losses = self._mapped(
-            (*parameters, *buffers),
-            tuple(counter[batch.nodes] for counter in self._counters),
-            (batch.samples.inputs, batch.samples.labels),
-        )
+        with sdpa_kernel(SDPBackend.MATH):  # vmap knows no other attention, and would fall back to node by node
+            losses = self._mapped(
+                (*parameters, *buffers),
+                tuple(counter[batch.nodes] for counter in self._counters),
+                (batch.samples.inputs, batch.samples.labels),
+            )
         gradients = list(torch.autograd.grad(losses.sum(), parameters))
         for tensor, buffer in zip(state[count:], buffers, strict=True):
             tensor.copy_(buffer)

@@ -83,7 +83,7 @@ class StateLayout:
         Of a matrix of rows, each tensor has a first dimension of rows.
         """
         return [
-            rows[..., offset : offset + shape.numel()].view(*rows.shape[:-1], *shape)
+            rows[..., offset : offset + shape.numel()].view((*rows.shape[:-1], *shape))
             for offset, shape in zip(self.offsets, self.shapes, strict=True)
         ]
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 import numpy as np
@@ -107,6 +108,16 @@ def usable_cores() -> set[int]:
     return set(range(os.cpu_count() or 1))  # macOS binds no process
 
 
+def process_age() -> float:
+    """Return for how many seconds this process has lived; where the system does not tell, the CPU time it has taken."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return time.process_time()
+    return up - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def abort(comm: MPI.Comm) -> None:
     """End every rank with code 1, for the exception that is being handled; print whose it is.
 
@@ -120,6 +131,7 @@ def abort(comm: MPI.Comm) -> None:
     if comm.size > 1:
         time.sleep(FORWARDING_SECONDS)
         comm.Abort(1)
+        os._exit(1)  # some MPIs return from it, and leave the end to the launcher
 
 
 def _flush(output: TextIO) -> None:

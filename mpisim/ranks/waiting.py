@@ -8,6 +8,7 @@ may spin. Nobody calls a blocking collective but through this file.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,15 @@ LONGEST_SLEEP = 0.020  # seconds
 SPINS_BEFORE_SLEEP = 20  # looks that find what is already there, or nearly
 
 
+def named_ranks(ranks: Sequence[int]) -> str:
+    """Return ranks as a person names them.
+
+    >>> named_ranks([3]), named_ranks([0, 3])
+    ('rank 3', 'ranks 0, 3')
+    """
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
 class Waiting:
     """How one rank waits.
 
@@ -26,26 +36,55 @@ class Waiting:
     ----------
     spin : bool
         Whether to look without a pause: only where each rank of the host has a core of its own.
+    timeout : float
+        Seconds after which a wait is given up.
     """
 
-    def __init__(self, spin: bool = False):
+    def __init__(self, spin: bool = False, timeout: float = math.inf):
         self.spin = spin
+        self.timeout = timeout
 
-    def until(self, done: Callable[[], bool]) -> None:
-        """Wait until ``done()`` is true. ``done`` must let MPI make progress (any Test does)."""
+    def until(self, done: Callable[[], bool], missing: Callable[[], str] = lambda: "the other ranks") -> None:
+        """Wait until ``done()`` is true.
+
+        Parameters
+        ----------
+        done : function
+            It must let MPI make progress (any Test does).
+        missing : function
+            Says who is waited for, once that takes too long.
+
+        Raises
+        ------
+        TimeoutError
+            After ``timeout`` seconds.
+        """
         for _ in range(SPINS_BEFORE_SLEEP):
             if done():
                 return
         started = time.perf_counter()
         while not done():
+            waited = time.perf_counter() - started
+            if waited > self.timeout:
+                raise TimeoutError(f"{missing()} did not answer for {waited:.0f} s (--timeout)")
             if not self.spin:
-                waited = time.perf_counter() - started
                 time.sleep(min(LONGEST_SLEEP, SLEEP_SHARE * waited))
 
-    def all(self, requests: Sequence[MPI.Request]) -> None:
-        """Wait until all requests are complete."""
+    def all(self, requests: Sequence[MPI.Request], owners: Sequence[int] | None = None) -> None:
+        """Wait until all requests are complete.
+
+        Parameters
+        ----------
+        owners : sequence of ranks, optional
+            Whom each request waits for, to be named if that takes too long.
+        """
         pending = list(requests)
-        self.until(lambda: MPI.Request.Testall(pending))
+
+        def missing() -> str:
+            late = [rank for rank, request in zip(owners or (), pending, strict=False) if not request.Test()]
+            return named_ranks(late) if late else "the other ranks"
+
+        self.until(lambda: MPI.Request.Testall(pending), missing)
 
     def barrier(self, comm: MPI.Comm) -> None:
         """Wait until every rank of the communicator is here."""

@@ -108,7 +108,7 @@ class Log:
                 image.growing[name].append(value)
 
     def set_status(self, status: str, final_values: Mapping[str, Any] | None = None) -> None:
-        """Say how the run stands: "running" or "complete".
+        """Say how the run stands: "running", "interrupted" or "complete".
 
         Parameters
         ----------
@@ -119,8 +119,38 @@ class Log:
             if final_values is not None:
                 _check_names(set(FINAL_VARIABLES), final_values)
                 for name, values in final_values.items():
-                    image.file[name][:] = values
+                    image.file[name][: len(values)] = values
             image.file.attrs["status"] = status
+
+    @property
+    def num_rounds(self) -> int:
+        """The number of rounds in it."""
+        self._image = self._image or _Image(self.path.read_bytes())
+        return len(self._image.file["round"])
+
+    def rewind(self, num_rounds: int, rank_of_node: np.ndarray, attributes: Mapping[str, Any]) -> None:
+        """Take back all rounds after some, and the final values: the run goes on from there, on other ranks perhaps.
+
+        Parameters
+        ----------
+        rank_of_node : int64, shape (num_nodes,)
+        attributes : root attributes that change; the history is added to
+        """
+        with self._changed() as image:
+            for name in image.growing:
+                image.file[name].resize(num_rounds, axis=0)
+            num_ranks = max(len(image.file["rank"]), int(rank_of_node.max()) + 1)
+            for name, variable in VARIABLES.items():
+                if "rank" in variable.dims:
+                    image.file[name].resize(num_ranks, axis=variable.dims.index("rank"))
+            image.file["rank"].resize(num_ranks, axis=0)
+            image.file["rank"][:] = np.arange(num_ranks)
+            del image.growing  # which knew the old sizes
+            for name in FINAL_VARIABLES:
+                image.file[name][:] = np.nan
+            image.file["rank_of_node"][:] = rank_of_node
+            history = {"history": f"{image.file.attrs['history']}\n{attributes['history']}"}
+            image.file.attrs.update({"status": "running", **attributes, **history})
 
     @contextmanager
     def _changed(self) -> Iterator[_Image]:
@@ -156,7 +186,8 @@ class _Image:
     def growing(self) -> dict[str, _Growing]:
         """What has rounds: the variables of the log that do, and the dimension itself."""
         names = ["round", *(name for name in self.file if name in VARIABLES and VARIABLES[name].dims[0] == "round")]
-        return {name: _Growing(self.file[name]) for name in names}
+        of_ranks = [name for name in names if name != "round" and "rank" in VARIABLES[name].dims]
+        return {name: _Growing(self.file[name], name in of_ranks) for name in names}
 
     def content(self) -> memoryview:
         """Return the bytes of the file, to be released before anything is changed."""
@@ -165,12 +196,20 @@ class _Image:
 
 
 class _Growing:
-    """A variable of an open log that grows by a row each round, by HDF5's own calls: h5py's cost ten times as much."""
+    """A variable of an open log that grows by a row each round, by HDF5's own calls: h5py's cost ten times as much.
 
-    def __init__(self, dataset: h5py.Dataset):
+    Parameters
+    ----------
+    pads : bool
+        Whether a row may be shorter: a run that was resumed may have had more ranks before.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, pads: bool):
         import h5py
 
         self._id = dataset.id
+        self._pads = pads
+        self._nothing = dataset.fillvalue
         self._length = dataset.shape[0]
         self._zeros = (0,) * (dataset.ndim - 1)
         self._row = np.empty((1, *dataset.shape[1:]), dataset.dtype)
@@ -179,7 +218,11 @@ class _Growing:
 
     def append(self, value: Any) -> None:
         """Append a row."""
-        self._row[...] = value
+        if self._pads:
+            self._row[:] = self._nothing
+            self._row[:, : len(value)] = value
+        else:
+            self._row[...] = value
         position = self._length
         self._length += 1
         self._id.set_extent((self._length, *self._row.shape[1:]))
@@ -234,7 +277,7 @@ def _make_variables(
     file: h5py.File, variables: Mapping[str, Variable], sizes: Mapping[str, int], static: Mapping[str, np.ndarray]
 ) -> None:
     for name in {dim: None for variable in variables.values() for dim in variable.dims}:
-        growing = name == "round"
+        growing = name in ("round", "rank")  # a run may be resumed with more ranks
         scale = file.create_dataset(
             name,
             data=np.arange(sizes[name], dtype=np.int64) + (name in FROM_ONE),
@@ -248,15 +291,29 @@ def _make_variables(
         shape = tuple(sizes[dim] for dim in variable.dims)
         if variable.dims[0] == "round":
             dataset = file.create_dataset(
-                name, shape, variable.dtype, maxshape=(None, *shape[1:]), chunks=_chunks(shape[1:], variable.dtype)
+                name,
+                shape,
+                variable.dtype,
+                maxshape=_maxshape(variable, shape),
+                chunks=_chunks(shape[1:], variable.dtype),
+                fillvalue=np.nan if variable.dtype == "f8" else 0,
             )
         else:
             values = np.full(shape, np.nan) if name in FINAL_VARIABLES else static[name]
-            dataset = file.create_dataset(name, data=np.asarray(values, dtype=variable.dtype).reshape(shape))
+            dataset = file.create_dataset(
+                name,
+                data=np.asarray(values, dtype=variable.dtype).reshape(shape),
+                maxshape=_maxshape(variable, shape),
+                fillvalue=np.nan if variable.dtype == "f8" else 0,
+            )
         for axis, dim in enumerate(variable.dims):
             dataset.dims[axis].attach_scale(file[dim])
         dataset.attrs["units"] = variable.units
         dataset.attrs["long_name"] = variable.long_name
+
+
+def _maxshape(variable: Variable, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    return tuple(None if dim in ("round", "rank") else size for dim, size in zip(variable.dims, shape, strict=True))
 
 
 def _chunks(row: tuple[int, ...], dtype: str) -> tuple[int, ...]:

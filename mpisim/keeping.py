@@ -1,0 +1,88 @@
+"""Keeping a run: checkpoints, and when to stop at one."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisim.config import Config
+from mpisim.nodes import Nodes
+from mpisim.ranks.messages import to_rank_zero
+from mpisim.ranks.startup import process_age
+from mpisim.ranks.stopping import StopRequest
+from mpisim.ranks.waiting import Waiting
+from mpisim.resuming import newest_checkpoint
+from mpisim.storage.checkpoint import Shard, checkpoint_folder, commit, write_shard
+
+# How much longer than the longest so far a round or a checkpoint may take, and what the end of a job takes besides.
+SLOWER, END_SECONDS = 1.25, 5.0
+
+
+class Keeping:
+    """The checkpoints of one rank's nodes, and whether the run is to stop.
+
+    Parameters
+    ----------
+    log_path : Path
+        The log's, beside which the checkpoints lie.
+    stop : StopRequest
+        What signals ask for.
+    """
+
+    def __init__(
+        self, config: Config, comm: MPI.Comm, waiting: Waiting, nodes: Nodes, log_path: Path, stop: StopRequest
+    ):
+        self.config, self.comm, self.waiting = config, comm, waiting
+        self.nodes = nodes
+        self.log_path = log_path
+        self.stop = stop
+        self._round_began = time.monotonic()
+        self._longest_round = self._longest_save = 0.0
+
+    def restore(self, num_nodes: int, num_logged: int) -> int:
+        """Go on from the newest checkpoint that is whole; return its round, 0 where there is none. Collective.
+
+        Parameters
+        ----------
+        num_logged : int
+            Rounds in the log; a checkpoint of a later one is of no use.
+        """
+        checkpoint = newest_checkpoint(self.comm, self.waiting, self.config, self.log_path, num_nodes, num_logged)
+        if checkpoint is None:
+            return 0
+        self.nodes.load_state(checkpoint.read(self.nodes.own))
+        return checkpoint.round
+
+    def begin_round(self) -> None:
+        """Note that a round begins."""
+        self._round_began = time.monotonic()
+
+    def wants_to_stop(self) -> bool:
+        """Return whether this rank wants the round that runs to be the last of this job."""
+        if self.config.walltime is None or self.comm.rank != 0:
+            return self.stop.asked
+        so_far = time.monotonic() - self._round_began
+        round_seconds = SLOWER * max(self._longest_round, so_far)
+        another = round_seconds + SLOWER * 2 * self._longest_save + END_SECONDS
+        return self.stop.asked or process_age() + another > self.config.walltime
+
+    def end_round(self, round: int, stops: bool) -> None:
+        """Note that a round is over, and write a checkpoint if one is due. Collective."""
+        self._longest_round = max(self._longest_round, time.monotonic() - self._round_began)
+        every = self.config.checkpoint_every
+        if stops or round == self.config.rounds or (every and round % every == 0):
+            started = time.monotonic()
+            self._save(round)
+            self._longest_save = max(self._longest_save, time.monotonic() - started)
+
+    def _save(self, round: int) -> None:
+        folder = checkpoint_folder(self.log_path)
+        mine = write_shard(folder, round, self.comm.rank, self.nodes.state())
+        shards = to_rank_zero(self.comm, self.waiting, mine.as_dict())
+        if self.comm.rank == 0:
+            found = [Shard.from_dict(shard) for shard in shards]
+            num_nodes = int(np.sum([len(shard.nodes) for shard in found]))
+            commit(folder, round, found, self.config.as_dict(), num_nodes)
