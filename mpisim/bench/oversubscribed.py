@@ -28,7 +28,16 @@ def measure(options: argparse.Namespace) -> Report:
     if many <= few:
         raise InputError(f"--ranks {many}: to be too many they must be more than {few}: take {few + 1} or more")
     names = {ranks: f"{ranks} rank{'s' * (ranks > 1)}" for ranks in (few, many)}
-    config = ["--topology", f"ba:n={many},m=2,seed=0", "--rounds", str(options.rounds), "--threads", "1"]
+    config = [
+        "--topology",
+        f"ba:n={many},m=2,seed=0",
+        "--rounds",
+        str(options.rounds),
+        "--threads",
+        "1",
+        "--engine",
+        "sequential",
+    ]
     with tempfile.TemporaryDirectory(prefix="mpisim-bench-") as folder:
         contenders = {
             name: partial(simulate, Path(folder), ranks, *config, "--device", "cpu", "--quiet")

@@ -22,7 +22,6 @@ import numpy as np
 
 SCHEMA = {"schema": "mpisim-checkpoint", "schema_version": 1}
 MANIFEST = "manifest.json"
-MANIFEST_BYTES = 1 << 26  # millions of nodes; what is larger is not read
 SHARD_NAME = r"rank-[0-9]{5,}\.safetensors"
 OWN_NAME = rf"manifest\.json|{SHARD_NAME}|\.(manifest\.json|{SHARD_NAME})\.tmp"
 TYPES = {np.dtype(f"<{code}"): f"{code[0].upper()}{8 * int(code[1])}" for code in ("f4", "f8", "i4", "i8", "u1", "u2")}
@@ -94,10 +93,11 @@ class Checkpoint:
         for shard in (shard for shard in self.shards if shard.name in wanted):
             path = self.folder / shard.name
             with _readable(path, shard.size), safe_open(path, framework="np") as file:
-                names = set(file.keys())
-                if "nodes" not in names or names != (arrays.keys() or names):
+                parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                lengths = {(*part.get_shape(), 0)[0] for part in parts.values()}
+                if lengths != {len(shard.nodes)} or not {"nodes"} <= parts.keys() == (arrays or parts).keys():
                     raise BadCheckpoint(f"{path}: has not the arrays that it should have")
-                for name, part in ((name, file.get_slice(name)) for name in names):
+                for name, part in parts.items():
                     for place, index in wanted[shard.name]:
                         value = part[index : index + 1]
                         if name not in arrays:  # as large as data that is there, whatever the header says
@@ -151,8 +151,15 @@ def commit(folder: Path, round: int, shards: list[Shard], options: dict[str, Any
     path = folder / f"round-{round:06d}" / MANIFEST
     Checkpoint(path.parent, round, options, num_nodes, tuple(shards))  # or a ValueError
     manifest = dict(SCHEMA, round=round, num_nodes=num_nodes, options=options, shards=[s.as_dict() for s in shards])
+    _sync(path.parent)  # the files' names, which every rank has left to this one: once, and before the manifest's
     with _new(path) as file:
         file.write(json.dumps(manifest | {"checksum": zlib.crc32(json.dumps(manifest).encode())}).encode())
+    try:
+        for place in path.parents[:3]:  # those that may be new
+            _sync(place)
+    except OSError:
+        path.unlink()
+        raise
     valid = [checkpoint for checkpoint in checkpoints(folder) if checkpoint.round <= round]
     kept = {each.folder: [MANIFEST, *(shard.name for shard in each.shards)] for each in valid[:2]}
     attempts = [place for place in _places(folder) if int(place.name[6:]) < round and not (place / MANIFEST).exists()]
@@ -198,7 +205,7 @@ def _clean(place: Path, kept: Container[str] = ()) -> None:
 
 def _read_manifest(path: Path) -> Checkpoint:
     """Return the checkpoint of a manifest; whatever is raised says why there is none."""
-    manifest = json.loads(path.read_bytes()) if 0 < path.stat().st_size <= MANIFEST_BYTES else None
+    manifest = json.loads(path.read_bytes()) if 0 < path.stat().st_size <= 1 << 26 else None  # millions of nodes
     wanted = SCHEMA | {"round": int(path.parent.name[6:])}
     if not isinstance(manifest, dict) or any(manifest.get(key) != value for key, value in wanted.items()):
         raise ValueError("is no manifest of this round's checkpoint, or of another version of mpisim")
@@ -233,17 +240,20 @@ def _new(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        for folder in path.parents[:3]:  # those that may be new
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it with folders
-                    raise
-            finally:
-                os.close(descriptor)
     except BaseException:
         for each in (temporary, path):
             with suppress(OSError):
                 each.unlink()
         raise
+
+
+def _sync(folder: Path) -> None:
+    """Put the names in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it with folders
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,82 @@
+"""A run in which one step fails on one rank: ``faulty_run.py STEP RANK CALL FAULT`` and the options of a run.
+
+The fault comes when the rank comes to the step for the CALL-th time, before the step itself.
+"""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from mpi4py import MPI
+
+import mpisim.exchange.neighborhood
+import mpisim.keeping
+import mpisim.nodes
+import mpisim.results
+import mpisim.rounds
+import mpisim.simulation
+import mpisim.storage.log
+from mpisim import run
+
+STEPS = {
+    "decide": (mpisim.simulation, "decide"),
+    "brief": (mpisim.simulation, "brief"),
+    "train": (mpisim.nodes.Nodes, "train"),
+    "send": (mpisim.exchange.neighborhood.NeighborhoodExchange, "send"),
+    "wait": (mpisim.exchange.neighborhood.NeighborhoodExchange, "wait"),
+    "mix": (mpisim.rounds.Rounds, "_mix"),
+    "gather": (mpisim.results.ResultsGather, "gather"),
+    "append": (mpisim.storage.log.Log, "append"),
+    "write_shard": (mpisim.keeping, "write_shard"),
+    "commit": (mpisim.keeping, "commit"),
+}
+DISK = Path("disk")  # where the log of a run is whose disk fails
+MESSAGE = "the tile is gone"
+
+
+def fail():
+    raise RuntimeError(MESSAGE)
+
+
+def fill_disk():
+    with (DISK / "ballast").open("wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                return
+
+
+FAULTS = {
+    "raise": fail,
+    "exit": lambda: os._exit(9),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "full": fill_disk,
+    "limit": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY)),
+    "vanish": lambda: shutil.rmtree(DISK),
+    "read-only": lambda: subprocess.run(["mount", "-o", "remount,ro", str(DISK)], check=True),
+}
+
+
+def inject(step, rank, call, fault):
+    owner, name = STEPS[step]
+    original, calls = getattr(owner, name), 0
+
+    def with_fault(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            FAULTS[fault]()
+        return original(*arguments, **options)
+
+    if MPI.COMM_WORLD.rank == rank:
+        setattr(owner, name, with_fault)
+
+
+if __name__ == "__main__":
+    inject(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    sys.exit(run.main(sys.argv[5:]))
