@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mpisim.config import Config, flag
+from mpisim.config import Config
 from mpisim.errors import InputError
+from mpisim.options import flag
 
 
 class OneLineParser(argparse.ArgumentParser):

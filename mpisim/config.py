@@ -7,36 +7,23 @@ data set's recipe < TOML file < flag.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpisim.data.datasets import DATASETS
 from mpisim.data.ood import OOD_KINDS
-from mpisim.errors import InputError, unknown_name
+from mpisim.errors import InputError
 from mpisim.graphs.mixing import NORMALIZATIONS
 from mpisim.graphs.schedule import SCHEDULES
 from mpisim.graphs.strategies import STRATEGIES
+from mpisim.options import check_known, checked, option
 
 INITS = ("common", "independent")
 SMALLEST_TEMPERATURE = 1e-30
 DEVICES = ("auto", "cpu", "cuda", "xpu")
 PLACEMENTS = ("contiguous", "mincut")
 WIRES = ("float32", "bfloat16")
-
-
-def _option(group: str, default: Any, kind: type, help_text: str, **more: Any) -> Any:
-    """Describe an option.
-
-    Parameters
-    ----------
-    kind : type of the value, or of each of the values where ``count`` is given ("+" or a number)
-    more : ``choices`` (names); ``least``, ``most`` (may be equal), ``above``, ``below`` (may not); ``count``;
-        ``recipe`` (the data set gives the default)
-    """
-    return field(default=default, metadata={"group": group, "kind": kind, "help": help_text, **more})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,33 +36,33 @@ class Config:
         If a value is of the wrong type, out of range or unknown; the message names the option's flag.
     """
 
-    name: str = _option("run", "run", str, "the run's name: the log is results/NAME.h5, or NAME-2, … if that is taken")
-    output: str | None = _option(
+    name: str = option("run", "run", str, "the run's name: the log is results/NAME.h5, or NAME-2, … if that is taken")
+    output: str | None = option(
         "run", None, str, "the log, in place of results/NAME.h5; a new file, or a log with --overwrite"
     )
-    seed: int = _option("run", 0, int, "of everything that is drawn", least=0)
-    rounds: int = _option("run", 20, int, "rounds: local training of every node, then one aggregation", least=1)
-    epochs: int = _option("run", 5, int, "epochs of local training in each round", least=1)
+    seed: int = option("run", 0, int, "of everything that is drawn", least=0)
+    rounds: int = option("run", 20, int, "rounds: local training of every node, then one aggregation", least=1)
+    epochs: int = option("run", 5, int, "epochs of local training in each round", least=1)
 
-    topology: str = _option(
+    topology: str = option(
         "topology", "ba:n=24,m=2,seed=0", str, "a generator (ba:n=33,m=2,seed=0, ring:n=8, …) or a file"
     )
-    placement: str = _option(
+    placement: str = option(
         "topology", "contiguous", str, "a rank's nodes: consecutive, or such that few models travel", choices=PLACEMENTS
     )
 
-    strategy: str = _option(
+    strategy: str = option(
         "mixing", "degree", str, "how the mixing matrix follows from the topology", choices=STRATEGIES
     )
-    normalize: str = _option(
+    normalize: str = option(
         "mixing", "softmax", str, "how centralities or random scores become weights", choices=NORMALIZATIONS
     )
-    temperature: float = _option("mixing", 0.1, float, "of the softmax; negative prefers the least central neighbor")
+    temperature: float = option("mixing", 0.1, float, "of the softmax; negative prefers the least central neighbor")
 
-    schedule: str = _option("mixing", "constant", str, "how 1 / temperature changes over the rounds", choices=SCHEDULES)
-    schedule_period: int = _option("mixing", 5, int, "rounds until cosine restarts, or oscillate turns", least=1)
-    schedule_multiplier: int = _option("mixing", 1, int, "how much longer each period of cosine is", least=1)
-    schedule_floor: float | None = _option(
+    schedule: str = option("mixing", "constant", str, "how 1 / temperature changes over the rounds", choices=SCHEDULES)
+    schedule_period: int = option("mixing", 5, int, "rounds until cosine restarts, or oscillate turns", least=1)
+    schedule_multiplier: int = option("mixing", 1, int, "how much longer each period of cosine is", least=1)
+    schedule_floor: float | None = option(
         "mixing",
         None,
         float,
@@ -83,17 +70,17 @@ class Config:
         least=-1e30,
         most=1e30,
     )
-    schedule_decay: float = _option("mixing", 0.95, float, "factor per round of exponential", above=0, most=1)
+    schedule_decay: float = option("mixing", 0.95, float, "factor per round of exponential", above=0, most=1)
 
-    dataset: str = _option("data", "digits", str, "the data set, which brings its recipe", choices=DATASETS)
-    data_dir: str = _option("data", "data", str, "where data sets are, or are downloaded to")
-    no_download: bool = _option("data", False, bool, "take only data that is on disk")
-    train_samples: int | None = _option("data", None, int, "use only the first N training samples", least=1)
-    test_samples: int | None = _option("data", None, int, "use only the first N test samples", least=1)
-    label_alpha: float = _option("data", 1000.0, float, "Dirichlet concentration of the nodes' labels", above=0)
-    sample_alpha: float = _option("data", 1000.0, float, "Dirichlet concentration of the nodes' shard sizes", above=0)
+    dataset: str = option("data", "digits", str, "the data set, which brings its recipe", choices=DATASETS)
+    data_dir: str = option("data", "data", str, "where data sets are, or are downloaded to")
+    no_download: bool = option("data", False, bool, "take only data that is on disk")
+    train_samples: int | None = option("data", None, int, "use only the first N training samples", least=1)
+    test_samples: int | None = option("data", None, int, "use only the first N test samples", least=1)
+    label_alpha: float = option("data", 1000.0, float, "Dirichlet concentration of the nodes' labels", above=0)
+    sample_alpha: float = option("data", 1000.0, float, "Dirichlet concentration of the nodes' shard sizes", above=0)
 
-    local_split: tuple[float, ...] | None = _option(
+    local_split: tuple[float, ...] | None = option(
         "data",
         None,
         float,
@@ -102,49 +89,49 @@ class Config:
         above=0,
         below=1,
     )
-    augment: bool = _option("data", False, bool, "crop and flip training images at random (not the OOD ones)")
-    data_placement: str = _option(
+    augment: bool = option("data", False, bool, "crop and flip training images at random (not the OOD ones)")
+    data_placement: str = option(
         "data",
         "random",
         str,
         "where the large shards are: anywhere, or at the most central nodes",
         choices=("random", "degree", "betweenness"),
     )
-    data_placement_offset: int = _option("data", 0, int, "how many nodes down that order the largest is", least=0)
-    tinymem_tasks: str = _option("data", "even", str, "coefficients of tinymem", choices=("even", "prime"))
-    tinymem_operation: str = _option("data", "multiply", str, "what they do", choices=("multiply", "sum"))
-    tinymem_modulo: int = _option("data", 16_381, int, "of tinymem's numbers", least=1, most=2**31)
-    tinymem_length: int = _option("data", 20, int, "numbers in a sequence", least=1, most=10_000)
-    tinymem_context: int = _option("data", 150, int, "tokens in a sequence", least=4, most=100_000)
-    tinymem_examples: int = _option("data", 33_000, int, "sequences of each task", least=2, most=10_000_000)
-    tinymem_tests: int = _option("data", 1_000, int, "of them for testing", least=1)
+    data_placement_offset: int = option("data", 0, int, "how many nodes down that order the largest is", least=0)
+    tinymem_tasks: str = option("data", "even", str, "coefficients of tinymem", choices=("even", "prime"))
+    tinymem_operation: str = option("data", "multiply", str, "what they do", choices=("multiply", "sum"))
+    tinymem_modulo: int = option("data", 16_381, int, "of tinymem's numbers", least=1, most=2**31)
+    tinymem_length: int = option("data", 20, int, "numbers in a sequence", least=1, most=10_000)
+    tinymem_context: int = option("data", 150, int, "tokens in a sequence", least=4, most=100_000)
+    tinymem_examples: int = option("data", 33_000, int, "sequences of each task", least=2, most=10_000_000)
+    tinymem_tests: int = option("data", 1_000, int, "of them for testing", least=1)
 
-    ood: str = _option(
+    ood: str = option(
         "OOD", "trigger", str, "what is out of distribution at the OOD nodes", choices=["none", *OOD_KINDS]
     )
-    ood_node: tuple[int, ...] | None = _option("OOD", None, int, "the OOD nodes", count="+", least=0)
-    ood_rank: int | None = _option("OOD", None, int, "or one node, by its degree: 1 is the highest (1)", least=1)
-    ood_fraction: float = _option(
+    ood_node: tuple[int, ...] | None = option("OOD", None, int, "the OOD nodes", count="+", least=0)
+    ood_rank: int | None = option("OOD", None, int, "or one node, by its degree: 1 is the highest (1)", least=1)
+    ood_fraction: float = option(
         "OOD", 0.1, float, "share of an OOD node's samples, and of the test set, that is OOD", above=0, below=1
     )
 
-    trigger_position: str = _option("OOD", "corner", str, "where the trigger is", choices=("corner", "random"))
-    trigger_label: str = _option(
+    trigger_position: str = option("OOD", "corner", str, "where the trigger is", choices=("corner", "random"))
+    trigger_label: str = option(
         "OOD", "zero", str, "the label of an image with the trigger: 0, or the next one", choices=("zero", "shift")
     )
 
-    model: str | None = _option("learning", None, str, "what every node trains", recipe=True)
-    init: str = _option("learning", "common", str, "whether all nodes start from one model", choices=INITS)
-    batch_size: int | None = _option("learning", None, int, "samples in a training step", recipe=True, least=1)
-    optimizer: str | None = _option(
+    model: str | None = option("learning", None, str, "what every node trains", recipe=True)
+    init: str = option("learning", "common", str, "whether all nodes start from one model", choices=INITS)
+    batch_size: int | None = option("learning", None, int, "samples in a training step", recipe=True, least=1)
+    optimizer: str | None = option(
         "learning", None, str, "sgd, adam or adamw; its state is new each round", recipe=True
     )
-    lr: float | None = _option("learning", None, float, "learning rate", recipe=True, above=0, most=1e30)
-    momentum: float = _option("learning", 0.0, float, "of sgd", least=0, below=1)
-    weight_decay: float = _option("learning", 0.0, float, "L2 penalty (decoupled for adamw)", least=0, most=1e30)
-    betas: tuple[float, ...] = _option("learning", (0.9, 0.999), float, "of adam and adamw", count=2, least=0, below=1)
-    keep_optimizer_state: bool = _option("learning", False, bool, "from round to round, in place of a new one")
-    proximal: float = _option(
+    lr: float | None = option("learning", None, float, "learning rate", recipe=True, above=0, most=1e30)
+    momentum: float = option("learning", 0.0, float, "of sgd", least=0, below=1)
+    weight_decay: float = option("learning", 0.0, float, "L2 penalty (decoupled for adamw)", least=0, most=1e30)
+    betas: tuple[float, ...] = option("learning", (0.9, 0.999), float, "of adam and adamw", count=2, least=0, below=1)
+    keep_optimizer_state: bool = option("learning", False, bool, "from round to round, in place of a new one")
+    proximal: float = option(
         "learning",
         0.0,
         float,
@@ -152,75 +139,75 @@ class Config:
         least=0,
         most=1e30,
     )
-    shuffle: bool = _option(
+    shuffle: bool = option(
         "learning", False, bool, "train in a new order each epoch (the OOD samples then lie anywhere)"
     )
-    no_train: bool = _option("learning", False, bool, "only mix the initial models")
+    no_train: bool = option("learning", False, bool, "only mix the initial models")
 
-    participation: float = _option(
+    participation: float = option(
         "faults", 1.0, float, "share of the nodes that train and mix in a round", above=0, most=1
     )
-    link_dropout: float = _option("faults", 0.0, float, "probability that an edge fails in a round", least=0, below=1)
+    link_dropout: float = option("faults", 0.0, float, "probability that an edge fails in a round", least=0, below=1)
 
-    device: str = _option("execution", "auto", str, "what each rank computes on", choices=DEVICES)
-    engine: str = _option(
+    device: str = option("execution", "auto", str, "what each rank computes on", choices=DEVICES)
+    engine: str = option(
         "execution",
         "auto",
         str,
         "whether nodes train one by one or stacked; auto takes what is fast",
         choices=("auto", "sequential", "batched"),
     )
-    stack: int | None = _option("execution", None, int, "nodes in a stack, at the most", least=1, most=65_536)
-    wire: str = _option(
+    stack: int | None = option("execution", None, int, "nodes in a stack, at the most", least=1, most=65_536)
+    wire: str = option(
         "execution", "float32", str, "what neighbors' models are rounded to: bfloat16 is half the bytes", choices=WIRES
     )
-    threads: int | None = _option(
+    threads: int | None = option(
         "execution", None, int, "per rank; by default the host's cores / its ranks", least=1, most=1024
     )
 
-    evaluate_at: str = _option(
+    evaluate_at: str = option(
         "measurements",
         "trained",
         str,
         "which models are tested: trained ones, before they are aggregated, or aggregated ones",
         choices=("trained", "aggregated", "both"),
     )
-    evaluate_every: str = _option(
+    evaluate_every: str = option(
         "measurements", "round", str, "test trained models after each round, or each epoch", choices=("round", "epoch")
     )
 
-    checkpoint_every: int = _option(
+    checkpoint_every: int = option(
         "keeping", 5, int, "rounds from one checkpoint to the next; 0 for the end alone", least=0
     )
-    resume: bool = _option("keeping", False, bool, "go on with the run of the log; begin it if there is none")
-    walltime: float | None = _option(
+    resume: bool = option("keeping", False, bool, "go on with the run of the log; begin it if there is none")
+    walltime: float | None = option(
         "keeping", None, float, "seconds that the job may take: it stops at a checkpoint before", above=0
     )
-    timeout: float = _option(
+    timeout: float = option(
         "keeping", 1800.0, float, "seconds without a sign of another rank until the job ends", above=0
     )
-    stop_on_nan: bool = _option("keeping", False, bool, "end the job when a loss is no number")
-    overwrite: bool = _option("keeping", False, bool, "replace the log given with --output")
-    dry_run: bool = _option("keeping", False, bool, "print the plan and stop")
-    quiet: bool = _option("keeping", False, bool, "print nothing but errors")
+    stop_on_nan: bool = option("keeping", False, bool, "end the job when a loss is no number")
+    overwrite: bool = option("keeping", False, bool, "replace the log given with --output")
+    dry_run: bool = option("keeping", False, bool, "print the plan and stop")
+    quiet: bool = option("keeping", False, bool, "print nothing but errors")
 
     def __post_init__(self) -> None:
-        for option in dataclasses.fields(self):
-            object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
+        for each in dataclasses.fields(self):
+            object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
         recipe = DATASETS[self.dataset].recipe
         # Registries that need torch are asked only about names that no recipe vouches for: a rank 0 that reads its
         # options without torch finds most mistakes before 24 ranks have paid for their imports.
         if self.model not in (None, recipe.model):
             from mpisim.models.catalog import MODELS
 
-            _known("model", str(self.model), MODELS)
+            check_known("model", str(self.model), MODELS)
         if self.optimizer not in (None, recipe.optimizer):
             from mpisim.learning.optimizers import OPTIMIZERS
 
-            _known("optimizer", str(self.optimizer), OPTIMIZERS)
-        for option in dataclasses.fields(self):
-            if option.metadata.get("recipe") and getattr(self, option.name) is None:
-                object.__setattr__(self, option.name, getattr(recipe, option.name))
+            check_known("optimizer", str(self.optimizer), OPTIMIZERS)
+        for each in dataclasses.fields(self):
+            if each.metadata.get("recipe") and getattr(self, each.name) is None:
+                object.__setattr__(self, each.name, getattr(recipe, each.name))
         if abs(self.temperature) < SMALLEST_TEMPERATURE:
             raise InputError(f"--temperature {self.temperature:g}: must not be zero, nor nearly")
         if Path(self.name).name != self.name or self.name in ("", ".."):
@@ -259,52 +246,3 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Return the options by name, as JSON can hold them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
-
-
-def _known(kind: str, name: str, registry: Any) -> None:
-    if name not in registry:
-        raise unknown_name(kind, name, registry)
-
-
-def flag(name: str) -> str:
-    """Return the flag of an option."""
-    return "--" + name.replace("_", "-")
-
-
-def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
-    """Return the value of an option, of the right type, or raise the error that names its flag."""
-    rules = option.metadata
-    if value is None and option.default is None:
-        return None
-    if "count" in rules:
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if not values or (rules["count"] != "+" and len(values) != rules["count"]):
-            wanted = "one value or more" if rules["count"] == "+" else f"{rules['count']} values"
-            raise InputError(f"{flag(option.name)} {value}: takes {wanted}")
-        return tuple(_checked_one(option.name, rules, each) for each in values)
-    return _checked_one(option.name, rules, value)
-
-
-def _checked_one(name: str, rules: Any, value: Any) -> Any:
-    kind = rules["kind"]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**1000 else math.inf
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        wanted = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[kind]
-        raise InputError(f"{flag(name)} {value!r}: must be {wanted}")
-    if "choices" in rules and value not in rules["choices"]:
-        raise unknown_name(name.replace("_", " "), value, rules["choices"])
-    if kind is float and not math.isfinite(value):
-        raise InputError(f"{flag(name)} {value}: must be finite")
-    if kind is int and abs(value) >= 2**63:
-        raise InputError(f"{flag(name)} {value}: is too large")
-    bounds: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "least": (lambda bound: value >= bound, "must be {} or more"),
-        "most": (lambda bound: value <= bound, "must be {:,} at most"),
-        "above": (lambda bound: value > bound, "must be above {}"),
-        "below": (lambda bound: value < bound, "must be below {}"),
-    }
-    for rule, (holds, text) in bounds.items():
-        if rule in rules and not holds(rules[rule]):
-            raise InputError(f"{flag(name)} {value}: {text.format(rules[rule])}")
-    return value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from mpisim.config import Config, flag
+from mpisim.config import Config
 from mpisim.data.datasets import DATASETS
 from mpisim.experiment import Experiment
 from mpisim.graphs.participation import participants
 from mpisim.graphs.strategies import STRATEGIES
+from mpisim.options import flag
 
 
 def notes(experiment: Experiment) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpisim.config import Config, flag
+from mpisim.config import Config
 from mpisim.errors import InputError
+from mpisim.options import flag
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
 from mpisim.ranks.waiting import Waiting
 from mpisim.storage.checkpoint import BadCheckpoint, Checkpoint, Shard, checkpoint_folder, checkpoints

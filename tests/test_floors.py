@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mpisim"
 FLOORS = [
     ["__init__"],
     ["errors"],
-    ["libraries", "streams"],
+    ["libraries", "options", "streams"],
     ["graphs", "ranks"],
     ["data", "models"],
     ["learning"],

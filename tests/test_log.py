@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import xarray
 
+import mpisim.storage.image
 import mpisim.storage.log
 from mpisim.storage.log import Log
 from mpisim.storage.provenance import git_commit, provenance
@@ -159,7 +160,7 @@ def at_moment(number, act):
     moments, seen = itertools.count(), set()
 
     def trace(frame, event, _):
-        if frame.f_code.co_filename != mpisim.storage.log.__file__:
+        if frame.f_code.co_filename not in (mpisim.storage.log.__file__, mpisim.storage.image.__file__):
             return None
         place = (frame.f_code, frame.f_lineno)
         if (event == "call" or (event == "line" and place not in seen)) and next(moments) == number:
