@@ -111,7 +111,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         options = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise InputError(f"{path}: cannot be read as TOML: {error}") from error
     known = {option.name for option in dataclasses.fields(Config)}
     for key in options:

@@ -33,7 +33,9 @@ def open_log(experiment: Experiment, places: list[dict[str, str | int]], held: E
     if path is not None:
         held.enter_context(locked(path))
     if path is not None and config.resume:
-        return Log(path), True
+        log = Log(path)
+        log.tidy()
+        return log, True
     log = _create_log(experiment, places)
     if path is None:
         held.enter_context(locked(log.path))

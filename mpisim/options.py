@@ -55,6 +55,8 @@ def _checked_one(name: str, rules: Any, value: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         wanted = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[kind]
         raise InputError(f"{flag(name)} {value!r}: must be {wanted}")
+    if kind is str and "\0" in value:
+        raise InputError(f"{flag(name)} {value!r}: must not contain a null byte")
     if "choices" in rules and value not in rules["choices"]:
         raise unknown_name(name.replace("_", " "), value, rules["choices"])
     if kind is float and not math.isfinite(value):

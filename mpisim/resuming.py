@@ -70,8 +70,8 @@ def check_same_experiment(config: Config, path: Path) -> None:
         raise InputError(f"{path}: is no log of mpisim that a run could go on with")
     with h5py.File(path, "r") as file:
         try:
-            logged, num_rounds = json.loads(file.attrs["config"]), len(file["round"])
-        except (KeyError, ValueError) as error:
+            logged, num_rounds = dict(json.loads(file.attrs["config"])), len(file["round"])
+        except (KeyError, ValueError, TypeError, OSError, RecursionError) as error:
             raise InputError(f"{path}: does not say which options it was made with: it cannot be resumed") from error
     wanted = decisive(config.as_dict())
     before = decisive(logged)

@@ -76,10 +76,11 @@ class Simulation:
             prepared = self._prepare()
             if self.config.dry_run:
                 return None
-            with ExitStack() as held:
+            stop = StopRequest()
+            with ExitStack() as held, stop.listening():  # every rank: a signal is for them all, and ends who does not
                 opened = self._open_log(prepared, held)
                 began = True
-                return self._run(prepared, *opened)
+                return self._run(prepared, *opened, stop)
         except BaseException as error:
             wrong_input = isinstance(error, InputError) and not began  # then every rank has it
             if self.comm.size > 1 and not wrong_input:
@@ -117,20 +118,18 @@ class Simulation:
         path, resumes = from_rank_zero(self.comm, self.waiting, open_on_rank_zero)
         return log, Path(path), resumes
 
-    def _run(self, prepared: Prepared, log: Log | None, path: Path, resumes: bool) -> Path:
+    def _run(self, prepared: Prepared, log: Log | None, path: Path, resumes: bool, stop: StopRequest) -> Path:
         """Play the rounds on the ranks that own nodes; the others sleep until the end."""
         config, comm, waiting = self.config, self.comm, self.waiting
         active = waiting.split(comm, int(comm.rank < prepared.num_ranks))
         if comm.rank < prepared.num_ranks:
-            stop = StopRequest()
-            with stop.listening():
-                # Only the ranks of the rounds may spin: those without nodes sleep until the end.
-                patience = Waiting(spin=prepared.place.owns_core, timeout=config.timeout)
-                briefing = brief(active, waiting, prepared.experiment)
-                rounds = Rounds(config, active, patience, briefing, prepared.device, path, stop)
-                first = 1 + self._restore(prepared, rounds, active, log) if resumes else 1
-                display = Display(config.rounds, config.quiet) if log is not None else None
-                self.complete = self._play(rounds, first, log, display)
+            # Only the ranks of the rounds may spin: those without nodes sleep until the end.
+            patience = Waiting(spin=prepared.place.owns_core, timeout=config.timeout)
+            briefing = brief(active, waiting, prepared.experiment)
+            rounds = Rounds(config, active, patience, briefing, prepared.device, path, stop)
+            first = 1 + self._restore(prepared, rounds, active, log) if resumes else 1
+            display = Display(config.rounds, config.quiet) if log is not None else None
+            self.complete = self._play(rounds, first, log, display)
         waiting.barrier(comm)
         active.Free()
         self.complete = from_rank_zero(comm, waiting, lambda: self.complete)

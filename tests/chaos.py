@@ -37,9 +37,10 @@ PLAIN = (
 ).split()
 RICH = [
     *PLAIN,
-    *"--keep-optimizer-state --optimizer adam --lr 0.01 --participation 0.6 --link-dropout 0.2 --shuffle".split(),
+    *("--keep-optimizer-state", "--optimizer", "adam", "--lr", "0.01", "--shuffle"),
+    *("--participation", "0.6", "--link-dropout", "0.2"),
 ]
-MOST_KILLS = 4
+MOST_KILLS = 3
 PATIENCE = 120.0  # seconds for a run of a few seconds
 
 # What depends on the clock or on the placement.
@@ -206,11 +207,12 @@ def draw_death(rng: random.Random, num_ranks: int, logged: int | None) -> Death:
         }
         step = rng.choice(sorted(possible))
         victim = 0 if STEPS[step][0] else rng.randrange(num_ranks)
-        return Death(victim, step, rng.choice(possible[step]))
+        return Death(victim, step, min(rng.choice(possible[step]) for _ in range(2)))  # early: there is more to come
     victim = rng.choice([None, rng.randrange(num_ranks)])
     if rng.random() < 0.15:
         return Death(victim, delay=rng.uniform(0, 4))
-    return Death(victim, round=rng.randint(min(done + 1, ROUNDS), ROUNDS), delay=rng.uniform(0, 0.1))
+    round = min(rng.randint(min(done + 1, ROUNDS), ROUNDS) for _ in range(2))
+    return Death(victim, round=round, delay=rng.uniform(0, 0.1))
 
 
 def descendants(pid: int) -> list[int]:

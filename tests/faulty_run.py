@@ -58,7 +58,7 @@ FAULTS = {
     "full": fill_disk,
     "limit": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY)),
     "vanish": lambda: shutil.rmtree(DISK),
-    "read-only": lambda: subprocess.run(["mount", "-o", "remount,ro", str(DISK)], check=True),
+    "read-only": lambda: subprocess.run(["chattr", "+i", str(DISK)], check=True),
 }
 
 

@@ -333,6 +333,14 @@ def test_a_log_is_alone_in_its_folder(tmp_path, log_content, folder):
     assert names_in(tmp_path / folder) == ["run.h5"]
 
 
+def test_what_a_killed_run_left_beside_its_log_is_removed_and_nothing_else(tmp_path, log_content):
+    path = log_content.write(tmp_path / "run.h5", [log_content.round()])
+    for name in (".run.h5.1234", ".run.h5.lock", ".run-2.h5.77", ".run.h5.bak", "run.h5.99"):
+        (tmp_path / name).write_bytes(b"")
+    Log(path).tidy()
+    assert names_in(tmp_path) == [".run-2.h5.77", ".run.h5.bak", ".run.h5.lock", "run.h5", "run.h5.99"]
+
+
 def test_an_existing_file_is_refused_and_left_as_it_is(tmp_path, log_content):
     path = tmp_path / "run.h5"
     path.write_bytes(b"somebody's work")

@@ -10,11 +10,10 @@ import h5py
 import mpi_session
 import numpy as np
 import pytest
+from chaos import results_of
 
 SESSION = Path(mpi_session.__file__)
 SIZES = (1, 2, 3)
-# What depends on the clock, on the placement, or names the file.
-NOT_RESULTS = {"rank", "rank_of_node", "bytes_sent", "peak_memory"}
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +43,6 @@ def launch(tmp_path_factory):
 def test_check(launch, check, size):
     _, results = launch(size)
     assert not results[check], "\n".join(results[check])
-
-
-def results_of(path):
-    with h5py.File(path) as log:
-        return {name: log[name][:] for name in log if name not in NOT_RESULTS and not name.endswith("_seconds")} | {
-            "status": log.attrs["status"]
-        }
 
 
 @pytest.mark.parametrize("experiment", mpi_session.EXPERIMENTS)

@@ -279,6 +279,44 @@ WRONG = {
     "a fraction of one": (["--ood-fraction", "1"], "--ood-fraction 1.0: must be below 1"),
     "a temperature of zero": (["--temperature", "0"], "--temperature 0: must not be zero"),
     "a negative learning rate": (["--lr", "-0.1"], "--lr -0.1: must be above 0"),
+    "an endless learning rate": (["--lr", "inf"], "--lr inf: must be"),
+    "resuming what is no log": (["--resume", "--output", "key.toml"], "key.toml: is no log of mpisim that a run could"),
+    "resuming a folder": (["--resume", "--output", "stub"], "--output stub: is a folder"),
+    "resuming below a file": (["--resume", "--output", "key.toml/log.h5"], "is not a folder"),
+    "resuming and overwriting": (["--resume", "--overwrite", "--output", "a.h5"], "--overwrite and --resume: give one"),
+    "overwriting a folder": (["--overwrite", "--output", "stub"], "--output stub: is a folder"),
+    "an output without a name": (["--output", "."], "is a folder"),
+    "an output with a NUL": (["--config", "nul.toml"], "null"),
+    "a name that is a path": (["--name", "a/b"], "--name 'a/b': must be a plain file name"),
+    "a walltime of zero": (["--walltime", "0"], "--walltime 0.0: must be above 0"),
+    "a walltime in words": (["--walltime", "1:00:00"], "invalid float value: '1:00:00'"),
+    "a walltime that is no number": (["--walltime", "nan"], "--walltime nan: must be"),
+    "a timeout of zero": (["--timeout", "0"], "--timeout 0.0: must be above 0"),
+    "a negative timeout": (["--timeout", "-5"], "--timeout -5.0: must be above 0"),
+    "checkpoints every -1 rounds": (["--checkpoint-every", "-1"], "--checkpoint-every -1: must be 0 or more"),
+    "checkpoints every half round": (["--checkpoint-every", "0.5"], "invalid int value: '0.5'"),
+    "an unknown wire": (["--wire", "float16"], "unknown wire 'float16': choose from bfloat16, float32"),
+    "an unknown placement": (["--placement", "random"], "unknown placement 'random': choose from contiguous, mincut"),
+    "an unknown engine": (["--engine", "turbo"], "unknown engine 'turbo': choose from auto, batched, sequential"),
+    "a stack of nothing": (["--stack", "0"], "--stack 0: must be 1 or more"),
+    "a stack where nodes train one by one": (["--stack", "4", "--engine", "sequential"], "--stack: is for --engine"),
+    "an option without its value": (["--rounds"], "argument --rounds: expected one argument"),
+    "a word that belongs to no option": (["results"], "unrecognized arguments: results"),
+    "a negative seed": (["--seed", "-1"], "--seed -1: must be 0 or more"),
+    "one beta": (["--betas", "0.9"], "argument --betas: expected 2 arguments"),
+    "a share of no nodes": (["--participation", "0"], "--participation 0.0: must be above 0"),
+    "links that always fail": (["--link-dropout", "1"], "--link-dropout 1.0: must be below 1"),
+    "images' changes to texts": (["--dataset", "tinymem", "--augment"], "--augment: is for images, not for tinymem"),
+    "epochs of aggregated models": (
+        ["--evaluate-every", "epoch", "--evaluate-at", "aggregated"],
+        "--evaluate-every epoch: tests trained models",
+    ),
+    "an option file that is a folder": (["--config", "stub"], "stub: cannot be read as TOML: "),
+    "more nodes than memory holds": (["--topology", "ring:n=1000000000000"], "too many nodes to hold in memory"),
+    "a topology file of no kind": (["--topology", "key.toml"], "unknown topology 'key.toml': give a file"),
+    "a topology that is no array": (["--topology", "words.npy"], "words.npy: holds no plain numpy array"),
+    "a topology with a DOCTYPE": (["--topology", "doctype.graphml"], "doctype.graphml: has a DOCTYPE: remove it"),
+    "an edge list with gaps": (["--topology", "gaps.edgelist"], "gaps.edgelist: its nodes are 0…1000000000000, but 1"),
 }
 
 
@@ -286,6 +324,7 @@ WRONG = {
 def with_wrong_files(here):
     Path("key.toml").write_text("round = 3\n")
     Path("broken.toml").write_text("rounds = = 3\n")
+    Path("nul.toml").write_text(r'output = "a\u0000b.h5"')
     Path("wide.txt").write_text(TWO_BY_THREE)
     Path("ragged.txt").write_text("0 1\n1\n")
     Path("oneway.txt").write_text("0 1\n0 0\n")
@@ -294,6 +333,9 @@ def with_wrong_files(here):
     Path("negative.txt").write_text("0 -1\n-1 0\n")
     Path("above.txt").write_text("0 2\n2 0\n")
     Path("words.txt").write_text("zero one\n")
+    Path("words.npy").write_text("zero one\n")
+    Path("doctype.graphml").write_text('<!DOCTYPE graphml [<!ENTITY a "0.5">]><graphml/>')
+    Path("gaps.edgelist").write_text("0 1000000000000\n")
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         path = Path(f"stub/{name}-ubyte")
         path.parent.mkdir(exist_ok=True)

@@ -52,17 +52,20 @@ def open_file(path: str | Path) -> h5py.File:
 
     if not Path(path).is_file():
         raise InputError(f"{path}: no such log")
+    file = None
     try:
         file = h5py.File(path, "r")
+        schema, version = str(file.attrs.get("schema")), str(file.attrs.get("schema_version"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
-    if file.attrs.get("schema") != "mpisim-log":
+        if file is not None:
+            file.close()
+        raise InputError(f"{path}: cannot be read as HDF5: {' '.join(str(error).split())}") from error
+    if schema != "mpisim-log":
         file.close()
         raise InputError(f"{path}: is no log of mpisim (its attribute schema is not 'mpisim-log')")
-    if file.attrs.get("schema_version") != SCHEMA_VERSION:
-        found = file.attrs.get("schema_version")
+    if version != str(SCHEMA_VERSION):
         file.close()
-        raise InputError(f"{path}: has the schema version {found}, this mpisim reads {SCHEMA_VERSION}")
+        raise InputError(f"{path}: has the schema version {version}, this mpisim reads {SCHEMA_VERSION}")
     return file
 
 

@@ -67,6 +67,7 @@ class RowMessages:
         self.tag = tag
         self._receives: list[MPI.Prequest] = []
         self._sources: list[int] = []
+        self._destinations: list[int] = []
         self._sends: list[MPI.Prequest] = []
         self._datatypes: list[MPI.Datatype] = []
 
@@ -80,6 +81,7 @@ class RowMessages:
         """Set up the message that goes to a rank from these rows of host memory, or some of them."""
         if rows.numel():
             self._sends.append(self.comm.Send_init(self._message(rows, which), destination, self.tag))
+            self._destinations.append(destination)
 
     def _message(self, rows: torch.Tensor, which: np.ndarray | None = None) -> list[object]:
         """Return what MPI calls a message: where the rows start is in its datatype, which may reach beyond 2³¹."""
@@ -103,9 +105,10 @@ class RowMessages:
         return MPI.Request.Testall([*self._receives, *self._sends])
 
     def missing(self) -> str:
-        """Say which ranks have not sent; if all have, somebody does not take what this rank sends."""
-        late = [rank for rank, request in zip(self._sources, self._receives, strict=True) if not request.Test()]
-        return named_ranks(late) if late else "a rank that receives from this one"
+        """Say which ranks have not sent, or do not take what this rank sends."""
+        ranks = [*self._sources, *self._destinations]
+        requests = [*self._receives, *self._sends]
+        return named_ranks(sorted({rank for rank, one in zip(ranks, requests, strict=True) if not one.Test()}))
 
     def free(self) -> None:
         """Give the requests and datatypes back to MPI."""

@@ -14,6 +14,8 @@ import numpy as np
 from mpisim.errors import InputError
 from mpisim.graphs.topology import MAX_ENTRIES, Topology, topology_from_edges
 
+LONGEST_NUMBER = 18  # digits
+
 
 def read_topology(path: Path) -> Topology:
     """Return the topology in a file; the suffix tells its kind (see FILE_KINDS).
@@ -132,6 +134,9 @@ def _read_graphml(path: Path) -> Topology:
         raise InputError(f"{path}: is a directed graph: a topology is undirected (edgedefault='undirected')")
     names = list(graph.nodes)
     if all(str(name).isdecimal() for name in names):
+        longest = max((len(str(name)) for name in names), default=0)
+        if longest > LONGEST_NUMBER:
+            raise InputError(f"{path}: the number of a node has {longest} digits: too large")
         if len({int(name) for name in names}) < len(names):
             raise InputError(f"{path}: two of its nodes have the same number")
         graph = nx.relabel_nodes(graph, {name: int(name) for name in names})
@@ -142,7 +147,7 @@ def _read_graphml(path: Path) -> Topology:
         value = attributes.get("probability", attributes.get("weight", 1.0))
         try:
             values.append(float(value))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(f"{path}: the edge {first}–{second} has the value {value!r}: not a number") from error
     edges = [(int(edge[0]), int(edge[1])) for edge in graph.edges()]
     return _from_labeled_edges(path, sorted(graph.nodes), edges, values)

@@ -19,6 +19,8 @@ from mpisim.graphs.topology import MAX_ENTRIES, Topology, topology_from_edges
 if TYPE_CHECKING:
     import networkx
 
+MAX_EDGES = 20_000_000  # of networkx's graphs, which take half a kilobyte for each
+
 
 @dataclass(frozen=True)
 class Generator:
@@ -135,6 +137,8 @@ def _check(name: str, num_nodes: int, given: dict[str, Any]) -> None:
         raise ValueError("a topology needs at least one node")
     if num_nodes > MAX_ENTRIES or (name in DENSE_GENERATORS and num_nodes**2 > MAX_ENTRIES):
         raise ValueError("too many nodes to hold in memory")
+    if num_nodes * max(1, given.get("m", 1), given.get("k", 2) // 2) > MAX_EDGES:
+        raise ValueError("too many edges to hold in memory")
     if given.get("seed", 0) < 0:
         raise ValueError("the seed must be 0 or more")
     for key, value in given.items():

@@ -79,7 +79,7 @@ def send_arrays(comm: MPI.Comm, arrays: dict[str, np.ndarray], destination: int)
 def receive_arrays(comm: MPI.Comm, waiting: Waiting, source: int) -> dict[str, np.ndarray]:
     """Return the named arrays that a rank sent with ``send_arrays``."""
     length = np.empty(1, dtype=np.int64)
-    waiting.all([comm.Irecv(length, source, _TAG)])
+    waiting.all([comm.Irecv(length, source, _TAG)], owners=[source])
     header = np.empty(int(length[0]), dtype=np.uint8)
     waiting.all([comm.Irecv(header, source, _TAG)])
     arrays = {name: np.empty(shape, dtype=dtype) for name, dtype, shape in json.loads(header.tobytes())}

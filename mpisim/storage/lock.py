@@ -20,22 +20,38 @@ def locked(log_path: Path) -> Iterator[None]:
     InputError
         If another run holds it.
     """
-    import fcntl
-
     log_path.parent.mkdir(parents=True, exist_ok=True)
     path = log_path.with_name(f".{log_path.name}.lock")
+    descriptor = _grip(path)
+    while descriptor is not None and not _is_at(descriptor, path):  # who held it took its name away meanwhile
+        os.close(descriptor)
+        descriptor = _grip(path)
+    if descriptor is None:
+        raise InputError(f"{log_path}: another run is writing it: wait until it ends, or take another name")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is still ours: nobody can hold what has no name
+        os.close(descriptor)
+
+
+def _grip(path: Path) -> int | None:
+    """Return the file of this name, open and locked; None if another process has it locked."""
+    import fcntl
+
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(descriptor)
-            raise InputError(
-                f"{log_path}: another run is writing it: wait until it ends, or take another name"
-            ) from error
+            return None
         # A file system that knows no locks: whoever starts two runs on one log there finds out later.
+    return descriptor
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is still ours: nobody can hold what has no name
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -10,6 +10,7 @@ tools and xarray read the file as it stands.
 from __future__ import annotations
 
 import datetime
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -119,6 +120,12 @@ class Log:
                     image.file[name][: len(values)] = values
             image.file.attrs["status"] = status
 
+    def tidy(self) -> None:
+        """Remove what a run that was killed while it wrote has left beside the log. Nobody else may be writing it."""
+        for path in self.path.parent.glob(f".{glob.escape(self.path.name)}.*"):
+            if path.name.rpartition(".")[2].isdigit():
+                path.unlink()
+
     @property
     def num_rounds(self) -> int:
         """The number of rounds in it."""
@@ -182,7 +189,7 @@ def is_log(path: Path) -> bool:
         return False
     try:
         with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("schema") == SCHEMA)
+            return str(file.attrs.get("schema")) == SCHEMA
     except OSError:
         return False
 
