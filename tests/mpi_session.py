@@ -33,6 +33,7 @@ from mpisim.graphs.strategies import STRATEGIES, mixing_matrix
 from mpisim.learning.parameters import allocate_rows
 from mpisim.ranks.messages import broadcast_arrays, from_rank_zero, receive_arrays, send_arrays, to_rank_zero
 from mpisim.ranks.startup import find_place, usable_cores
+from mpisim.ranks.stopping import StopRequest
 from mpisim.rounds import Rounds
 
 # The checks.
@@ -177,7 +178,7 @@ def check_a_round_without_training_is_the_dense_product(comm, folder):
             rounds=1,
         )
         experiment = decide(config, comm.size) if comm.rank == 0 else None
-        rounds = Rounds(config, comm, WAITING, brief(comm, WAITING, experiment), CPU)
+        rounds = Rounds(config, comm, WAITING, brief(comm, WAITING, experiment), CPU, folder / "none.h5", StopRequest())
         transposed = isinstance(rounds.exchange, TransposedExchange)
         assert transposed == (strategy == "fl" and comm.size > (2 if wire == "float32" else 3))
         before = {int(node): row.tolist() for node, row in zip(rounds.nodes.own, rounds.parameters, strict=True)}
