@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,13 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGTERM and SIGINT while inside; a second SIGINT raises KeyboardInterrupt."""
+        """Note SIGTERM and SIGINT while inside; a second SIGINT raises KeyboardInterrupt.
+
+        Python lets its main thread alone handle signals: in another one nothing is noted.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         signals = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(number, self._note) for number in signals]
         try:
