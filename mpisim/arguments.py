@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +26,16 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the error of a command line."""
         raise InputError(f"{message} (--help lists the options)")
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Run a command; return 0, or 2 if its input is wrong, after the one line that says so on stderr."""
+    try:
+        command()
+    except InputError as error:
+        print(f"mpisim: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:

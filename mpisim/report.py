@@ -9,8 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from mpisim.analysis.summary import as_text, summarize
-from mpisim.arguments import OneLineParser
-from mpisim.errors import InputError
+from mpisim.arguments import OneLineParser, exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,16 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     summary = commands.add_parser("summary", help="how each run ended, and where its time went")
     summary.add_argument("logs", nargs="+", metavar="LOG")
-    try:
-        options = parser.parse_args(arguments)
-        for path in options.logs:
+
+    def show() -> None:
+        for path in parser.parse_args(arguments).logs:
             found = summarize(path)
             print(f"{found.path}: {found.title} ({found.status})")
             print(as_text(found))
-    except InputError as error:
-        print(f"mpisim: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(show)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpisim.arguments import OneLineParser
+from mpisim.arguments import OneLineParser, exit_code
 from mpisim.bench import exchange, mixing, oversubscribed, scaling, startup, training
 from mpisim.bench.timing import REPEATS, at_least_one, check_writable, machine, write_json
-from mpisim.errors import InputError
 
 BENCHES = {
     module.__name__.rpartition(".")[2]: module
@@ -32,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--repeats", type=at_least_one, default=REPEATS, metavar="N", help=f"turns of each contender ({REPEATS})"
         )
         command.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    try:
+
+    def measure() -> None:
         options = parser.parse_args(arguments)
         if options.json is not None:
             check_writable(options.json)
@@ -44,10 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json is not None:
             asked = {name: value for name, value in vars(options).items() if name not in ("bench", "json")}
             write_json(options.json, options.bench, asked, where, report)
-    except InputError as error:
-        print(f"mpisim: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(measure)
 
 
 if __name__ == "__main__":

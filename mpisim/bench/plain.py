@@ -22,13 +22,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from mpisim.arguments import OneLineParser
+from mpisim.arguments import OneLineParser, exit_code
 from mpisim.bench.timing import at_least_one
 from mpisim.data.datasets import DATASETS, Dataset, load_dataset
 from mpisim.data.labeled import Labeled
 from mpisim.data.ood import TRIGGER_VALUE, split_shard, split_test
 from mpisim.data.partition import partition
-from mpisim.errors import InputError
 from mpisim.graphs.generators import make_topology
 from mpisim.graphs.strategies import mixing_matrix
 from mpisim.learning.device import choose_device, synchronize
@@ -137,12 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=at_least_one, default=5, metavar="N", help="in each round (5)")
     parser.add_argument("--threads", type=at_least_one, default=2, metavar="N", help="(2)")
     parser.add_argument("--device", choices=["cpu", "cuda", "xpu"], default="cpu", help="(cpu)")
-    try:
-        print(json.dumps(simulate(parser.parse_args(arguments))))
-    except InputError as error:
-        print(f"mpisim: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print(json.dumps(simulate(parser.parse_args(arguments)))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from mpisim.learning.perceptron import is_perceptron
 
 FLOAT_BYTES = 4
 # What the rows of a stack may take. On a CPU they and what is computed from them should stay in a core's cache: for
-# perceptrons of 17,000 to 200,000 parameters, stacks of about 2 MiB were the fastest or nearly so, one of 770,000 alone.
+# perceptrons of 17,000 to 200,000 parameters, stacks of about 2 MiB were the fastest or nearly so.
 CACHE_BYTES = 2 * 2**20
 # On a GPU, small models leave most of it idle; rows, gradients and activations of a stack must fit beside X.
 GPU_BYTES = 2**30
