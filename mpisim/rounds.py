@@ -70,6 +70,7 @@ class Rounds:
         stop: StopRequest,
     ):
         self.config = config
+        self._comm = comm
         self.waiting = waiting
         self.device = device
         self.rule, plan = briefing.rule, briefing.plan
@@ -100,6 +101,7 @@ class Rounds:
         log, display : on rank 0, which logs and shows the rounds
         """
         complete = first > self.config.rounds
+        self.waiting.barrier(self._comm)  # who starts late delays the start, not the first round's messages
         for round in range(first, self.config.rounds + 1):
             self.keeping.begin_round()
             try:
