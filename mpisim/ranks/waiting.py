@@ -3,7 +3,8 @@
 Ranks often outnumber cores. A rank inside a blocking MPI call spins, and takes the core from the one it waits for: one
 blocking broadcast at start-up cost 18 s at 24 ranks on 2 cores. So every wait here polls, and between two looks sleeps
 5 % of the time waited so far, 4 ms at the most: a message of many hops waits for a look at each of them, and at 24
-ranks on 2 cores a round with looks 20 ms apart took a quarter longer. Only a rank with a core of its own may spin. Nobody calls a blocking collective but through this file.
+ranks on 2 cores a round with looks 20 ms apart took a quarter longer. Only a rank with a core of its own may spin.
+Nobody calls a blocking collective but through this file.
 """
 
 from __future__ import annotations
