@@ -3,23 +3,24 @@
 From a shell: ``mpiexec -n 24 python -m mpisim.run``. From Python:
 
     from mpi4py import MPI
-    from mpisim import Config, Simulation, open_log
+    from mpisim import Config, Simulation, open_log, open_logs
 
     Simulation(Config(topology="ring:n=8", rounds=5), MPI.COMM_WORLD).run()
     log = open_log("results/run.h5")
+    runs = open_logs(["results/run.h5", "results/run-2.h5"])
 
-The three names load on first use: ``import mpisim`` alone stays cheap, and reading a log needs neither MPI nor torch.
+The four names load on first use: ``import mpisim`` alone stays cheap, and reading a log needs neither MPI nor torch.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpisim.analysis.logs import open_log
+    from mpisim.analysis.logs import open_log, open_logs
     from mpisim.config import Config
     from mpisim.simulation import Simulation
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Simulation", "__version__", "open_log"]
+__all__ = ["Config", "Simulation", "__version__", "open_log", "open_logs"]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,8 +32,8 @@ def __getattr__(name: str) -> Any:
         from mpisim.simulation import Simulation
 
         return Simulation
-    if name == "open_log":
-        from mpisim.analysis.logs import open_log
+    if name in ("open_log", "open_logs"):
+        from mpisim.analysis import logs
 
-        return open_log
+        return getattr(logs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -43,7 +43,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m mpisim.run",
         description="Run one experiment on any number of MPI ranks and log it.",
-        epilog="exit codes: 0 complete, 2 wrong input, 3 stopped at a checkpoint (--resume goes on), 1 anything else",
+        epilog="exit codes: 0 complete, 2 wrong input, 3 stopped, at a checkpoint or before the first round (--resume"
+        " goes on), 1 anything else",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

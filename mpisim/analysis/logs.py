@@ -1,20 +1,25 @@
-"""Opening logs."""
+"""Opening logs, one at a time or many together."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpisim.analysis import schema
 from mpisim.errors import InputError
 
 if TYPE_CHECKING:
     import h5py
+    import pandas
     import xarray
 
-SCHEMA_VERSION = 1
+# What h5py raises when it meets bytes that make no sense.
+BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 
 def open_log(path: str | Path) -> xarray.Dataset:
@@ -33,46 +38,97 @@ def open_log(path: str | Path) -> xarray.Dataset:
     except ModuleNotFoundError as error:
         raise InputError("open_log needs xarray and h5netcdf: pip install 'mpisim[report]'") from error
 
-    open_file(path).close()
-    with xarray.open_dataset(path, engine="h5netcdf") as dataset:
-        log = dataset.load()
+    with reading(path):
+        try:
+            with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+                log = dataset.load()
+        except BROKEN as error:
+            raise InputError(f"{path}: is a broken log: {one_line(error)}") from error
     log.attrs["config"] = json.loads(log.attrs["config"])
     return log
 
 
-def open_file(path: str | Path) -> h5py.File:
-    """Return a log as an open HDF5 file, for reading.
+def open_logs(paths: Iterable[str | Path]) -> pandas.DataFrame:
+    """Return a data frame with a row for each log: its options and figures as columns.
+
+    The figures are those of ``mpisim.analysis.table.row``; options that it has no column for follow, by their names.
 
     Raises
     ------
     InputError
-        If the file is not there, or is no log of mpisim.
+        If one of the files is no log, or pandas is not installed.
+
+    Examples
+    --------
+    >>> runs = open_logs(Path("results").glob("*.h5"))  # doctest: +SKIP
+    >>> runs.groupby("strategy").ood_auc.mean()  # doctest: +SKIP
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise InputError("open_logs needs pandas: pip install 'mpisim[report]'") from error
+    from mpisim.analysis.table import COLUMNS, row_of  # it reads logs: at load, each would import the other
+
+    found = []
+    for path in paths:
+        with reading(path) as file:
+            found.append(configuration(file) | row_of(file))
+    columns = list(dict.fromkeys([*COLUMNS, *(name for row in found for name in row)]))
+    return pandas.DataFrame(found, columns=columns)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[h5py.File]:
+    """Give a log as an open HDF5 file; whatever cannot be read in it, now or later, is told in one line.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, is no log of mpisim, or is broken.
+    """
+    file = open_file(path)
+    with file:
+        try:
+            yield file
+        except (OSError, RuntimeError) as error:  # h5py's, of bytes that make no sense
+            raise InputError(f"{path}: is a broken log: {one_line(error)}") from error
+
+
+def open_file(path: str | Path) -> h5py.File:
+    """Return a log as an open HDF5 file, for reading. Its attributes, variables and shapes are as they should be.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, is no log of mpisim, or is broken.
     """
     import h5py
 
     if not Path(path).is_file():
         raise InputError(f"{path}: no such log")
-    file = None
     try:
         file = h5py.File(path, "r")
-        schema, version = str(file.attrs.get("schema")), str(file.attrs.get("schema_version"))
-    except OSError as error:
-        if file is not None:
-            file.close()
-        raise InputError(f"{path}: cannot be read as HDF5: {' '.join(str(error).split())}") from error
-    if schema != "mpisim-log":
+    except BROKEN as error:
+        raise InputError(f"{path}: cannot be read as HDF5: {one_line(error)}") from error
+    try:
+        schema.check(file)
+    except InputError as error:
         file.close()
-        raise InputError(f"{path}: is no log of mpisim (its attribute schema is not 'mpisim-log')")
-    if version != str(SCHEMA_VERSION):
+        raise InputError(f"{path}: {error}") from error
+    except BROKEN as error:
         file.close()
-        raise InputError(f"{path}: has the schema version {version}, this mpisim reads {SCHEMA_VERSION}")
+        raise InputError(f"{path}: cannot be read as HDF5: {one_line(error)}") from error
     return file
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split())
 
 
 def configuration(file: h5py.File) -> dict[str, Any]:
     """Return the options that a log's run was made with, by name."""
-    options: dict[str, Any] = json.loads(file.attrs["config"])
-    return options
+    return schema.options(file)
 
 
 def score(file: h5py.File, name: str) -> np.ndarray:

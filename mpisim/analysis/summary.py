@@ -1,14 +1,16 @@
-"""The summary of a log: the few figures that tell how a run ended, and where its time went."""
+"""The summary of a log: the few figures that tell how a run ended, and where its time went; of many, a line each."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisim.analysis.logs import configuration, open_file, score, score_curve
+from mpisim.analysis import columns
+from mpisim.analysis.logs import configuration, reading, score, score_curve
 from mpisim.analysis.measures import accuracy_auc, perplexity
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = ("iid", "ood")
 PARTS = ("train", "test", "exchange", "mix", "log")
+SHARES = f"% {'·'.join(PARTS)}"
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,38 @@ def summarize(path: str | Path) -> Summary:
     InputError
         If it is no log.
     """
-    with open_file(path) as file:
-        accuracy = {kind: _last(file, f"{kind}_accuracy") for kind in KINDS}
-        is_text = file.attrs["data_kind"] == "text"
-        return Summary(
-            path=str(path),
-            status=str(file.attrs["status"]),
-            title=str(file.attrs["title"]),
-            num_rounds=len(file["round"]),
-            wanted_rounds=int(configuration(file)["rounds"]),
-            after_aggregation="iid_accuracy" not in file,
-            accuracy={kind: float(accuracy[kind].mean()) for kind in KINDS},
-            auc={kind: float(accuracy_auc(score_curve(file, f"{kind}_accuracy")).mean()) for kind in KINDS},
-            lowest={kind: float(accuracy[kind].min()) for kind in KINDS},
-            highest={kind: float(accuracy[kind].max()) for kind in KINDS},
-            final={kind: float(file[f"{kind}_accuracy_final"][:].mean()) for kind in KINDS},
-            perplexity={kind: float(perplexity(_last(file, f"{kind}_loss")).mean()) for kind in KINDS}
-            if is_text
-            else None,
-            # A run that was resumed on other ranks has figures of some ranks for some rounds only.
-            seconds={part: float(np.nanmean(file[f"{part}_seconds"][:], axis=1).sum()) for part in PARTS},
-        )
+    with reading(path) as file:
+        return summary_of(file)
+
+
+def summary_of(file: h5py.File) -> Summary:
+    """Return the summary of an open log."""
+    accuracy = {kind: _last(file, f"{kind}_accuracy") for kind in KINDS}
+    is_text = file.attrs["data_kind"] == "text"
+    return Summary(
+        path=str(file.filename),
+        status=str(file.attrs["status"]),
+        title=str(file.attrs["title"]),
+        num_rounds=len(file["round"]),
+        wanted_rounds=int(configuration(file)["rounds"]),
+        after_aggregation="iid_accuracy" not in file,
+        accuracy={kind: float(accuracy[kind].mean()) for kind in KINDS},
+        auc={kind: float(accuracy_auc(score_curve(file, f"{kind}_accuracy")).mean()) for kind in KINDS},
+        lowest={kind: float(accuracy[kind].min()) for kind in KINDS},
+        highest={kind: float(accuracy[kind].max()) for kind in KINDS},
+        final={kind: float(file[f"{kind}_accuracy_final"][:].mean()) for kind in KINDS},
+        perplexity={kind: float(perplexity(_last(file, f"{kind}_loss")).mean()) for kind in KINDS} if is_text else None,
+        seconds={part: _mean_over_ranks(file[f"{part}_seconds"][:]) for part in PARTS},
+    )
+
+
+def _mean_over_ranks(seconds: np.ndarray) -> float:
+    """Return the sum over rounds of the mean over ranks, of those that have a figure.
+
+    A run that was resumed on other ranks has figures of some ranks for some rounds only.
+    """
+    known = ~np.isnan(seconds)
+    return float((np.where(known, seconds, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)).sum())
 
 
 def _last(file: h5py.File, name: str) -> np.ndarray:
@@ -90,7 +104,7 @@ def as_text(summary: Summary) -> str:
 
     Every number stands under its heading; a dash is a figure that the run does not have.
     """
-    columns = {
+    figures = {
         "accuracy": summary.accuracy,
         "lowest node": summary.lowest,
         "highest node": summary.highest,
@@ -98,16 +112,59 @@ def as_text(summary: Summary) -> str:
         "aggregated": summary.final,
     }
     if summary.perplexity is not None:
-        columns["perplexity"] = summary.perplexity
-    rows = [["", *columns]]
-    for kind in KINDS:
-        figures = [values[kind] for values in columns.values()]
-        rows.append([kind.upper(), *("–" if np.isnan(figure) else f"{figure:.3f}" for figure in figures)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        figures["perplexity"] = summary.perplexity
+    cells = [[kind.upper(), *(columns.figure(values[kind]) for values in figures.values())] for kind in KINDS]
+    lines = [columns.as_text(["", *figures], cells)]
     if summary.after_aggregation:
         lines.append("(in every round, of the aggregated models)")
-    total = sum(summary.seconds.values())
-    parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in summary.seconds.items())
-    lines.append(f"{summary.num_rounds} of {summary.wanted_rounds} rounds in {total:.1f} s a rank: {parts}")
+    lines.append(f"{summary.num_rounds} of {summary.wanted_rounds} rounds in {_where_time_went(summary.seconds)}")
     return "\n".join(lines)
+
+
+def _where_time_went(seconds: Mapping[str, float]) -> str:
+    parts = ", ".join(f"{part} {value:.1f}" for part, value in seconds.items())
+    return f"{sum(seconds.values()):.1f} s a rank: {parts}"
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each run, and one about all of them.
+
+    Parameters
+    ----------
+    rows : of ``mpisim.analysis.table``
+    """
+    columns.show(HEADINGS, [_cells(row) for row in rows], left=("log", "strategy", "topology", "data", "status"))
+    count = {status: sum(row["status"] == status for row in rows) for status in ("running", "interrupted")}
+    parts = [f"{len(rows)} runs", *(f"{number} {status}" for status, number in count.items() if number)]
+    seconds = {part: float(sum(row[f"{part}_seconds"] for row in rows)) for part in PARTS}
+    print(f"{', '.join(parts)}; {_where_time_went(seconds)}")
+
+
+HEADINGS = (
+    *("log", "strategy", "topology", "data", "seed", "OOD node", "degree rank"),
+    *("IID", "OOD", "IID AUC", "OOD AUC", "OOD/IID %", "rounds", "seconds", SHARES, "status"),
+)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """Return what the table says of a run, under each of HEADINGS."""
+    return [
+        *(columns.figure(row[name]) for name in ("path", "strategy", "topology", "data", "seed")),
+        *(columns.figure(row[name]) for name in ("ood_nodes", "ood_degree_rank")),
+        *(columns.figure(row[name]) for name in ("iid_accuracy", "ood_accuracy", "iid_auc", "ood_auc")),
+        columns.figure(row["relative_difference"], 1),
+        f"{row['num_rounds']}/{row['wanted_rounds']}",
+        columns.figure(row["seconds"], 1),
+        _shares([row[f"{part}_seconds"] for part in PARTS]),
+        str(row["status"]),
+    ]
+
+
+def _shares(seconds: Sequence[float]) -> str:
+    """Return how many percent of the time each part took.
+
+    >>> _shares([1.0, 1.0, 2.0, 0.0, 0.0])
+    '25·25·50·0·0'
+    """
+    total = sum(seconds)
+    return "·".join(f"{100 * each / total:.0f}" for each in seconds) if total else columns.DASH

@@ -1,0 +1,210 @@
+"""Runs as a figure compares them: what differs between them, and which of them stand in one panel."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpisim.analysis import table
+from mpisim.analysis.logs import configuration, reading
+from mpisim.graphs.files import FILE_KINDS
+
+# Options that figures tell apart by other means: color, place on the axis, error bar.
+SHOWN_OTHERWISE = {"dataset", "topology", "strategy", "seed", "ood_node", "ood_rank"}
+# Options that change nothing that a figure across runs shows.
+WITHOUT_EFFECT = {
+    "name",
+    "output",
+    "data_dir",
+    "no_download",
+    "placement",
+    "device",
+    "engine",
+    "stack",
+    "threads",
+    "checkpoint_every",
+    "resume",
+    "walltime",
+    "timeout",
+    "stop_on_nan",
+    "overwrite",
+    "dry_run",
+    "quiet",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Topologies that differ in their seed alone.
+
+    Attributes
+    ----------
+    kind : str
+        The generator, or the first word of the file's name.
+    parameters : texts such as "n=33" or, in a file's name, "n33"
+    """
+
+    kind: str
+    parameters: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The family in a few words."""
+        return " ".join([self.kind, *self.parameters])
+
+    def without_size(self) -> Family:
+        """Return the family without the parameters that tell how many nodes there are."""
+        kept = (text for text in self.parameters if not re.fullmatch(r"n=?\d+|sizes=.*", text))
+        return Family(self.kind, tuple(kept))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its row of the table, and its options."""
+
+    path: Path
+    row: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def number(self, name: str) -> float:
+        """Return a figure of the row; NaN where the run does not have it."""
+        value = self.row[name]
+        return float("nan") if value is None else float(value)
+
+    def option(self, name: str) -> Any:
+        """Return an option; None where this log's mpisim did not know it."""
+        return self.options.get(name)
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name."""
+        return str(self.option("strategy"))
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return str(self.option("dataset"))
+
+    @cached_property
+    def family(self) -> Family:
+        """The topology without its seed."""
+        return family_of(str(self.option("topology")))
+
+    @cached_property
+    def placement(self) -> str:
+        """Which nodes have OOD samples, in words."""
+        if self.option("ood") == "none":
+            return "no OOD node"
+        if self.option("ood_node") is not None:
+            nodes = self.option("ood_node")
+            return f"OOD at node{'s' * (len(nodes) > 1)} {', '.join(map(str, nodes))}"
+        return f"OOD at degree rank {self.option('ood_rank') or 1}"
+
+
+def load_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """Return the runs of some logs, each log once.
+
+    Raises
+    ------
+    InputError
+        If a file is no log.
+    """
+    once = list({Path(path).resolve(): Path(path) for path in paths}.values())
+    runs = []
+    for path in once:
+        with reading(path) as file:
+            runs.append(Run(path, table.row_of(file), configuration(file)))
+    return runs
+
+
+def family_of(topology: str) -> Family:
+    """Return the family of a topology's specification, or of its file.
+
+    >>> family_of("ba:n=33,m=2,seed=0")
+    Family(kind='ba', parameters=('n=33', 'm=2'))
+    >>> family_of("topologies/paper/ba-n33-m2-seed0.txt")
+    Family(kind='ba', parameters=('n33', 'm2'))
+    """
+    if Path(topology).suffix in FILE_KINDS:
+        kind, *words = Path(topology).stem.split("-")
+    else:
+        kind, _, text = topology.partition(":")
+        words = [word for word in text.split(",") if word]
+    return Family(kind, tuple(word for word in words if not re.fullmatch(r"seed=?\d+", word)))
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """Return a key that sorts the numbers in texts as numbers.
+
+    >>> sorted(["n=16", "n=8", "m"], key=natural)
+    ['m', 'n=8', 'n=16']
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(float(part), "") if index % 2 else (0.0, part) for index, part in enumerate(parts)]
+
+
+def settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs by setting: the data set, and the options in which runs on that data set differ.
+
+    What most of these runs have in common is not told, nor are options that stand elsewhere in a figure, or change no
+    result.
+    """
+    found: dict[str, list[Run]] = {}
+    for dataset in {run.dataset: None for run in runs}:
+        here = [run for run in runs if run.dataset == dataset]
+        names = sorted({name for run in here for name in run.options} - SHOWN_OTHERWISE - WITHOUT_EFFECT)
+        usual = {name: _usual([json.dumps(run.option(name)) for run in here]) for name in names}
+        for run in here:
+            odd = [name for name in names if json.dumps(run.option(name)) != usual[name]]
+            label = ", ".join([dataset, *(_in_words(name, run.option(name)) for name in odd)])
+            found.setdefault(label, []).append(run)
+    return {label: found[label] for label in sorted(found, key=natural)}
+
+
+def _usual(values: list[str]) -> str | None:
+    """Return the value of more than half of the runs."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def _in_words(name: str, value: Any) -> str:
+    """Return an option in words.
+
+    >>> _in_words("batch_size", 16), _in_words("shuffle", False), _in_words("local_split", [0.7, 0.2, 0.1])
+    ('batch size 16', 'no shuffle', 'local split 0.7 0.2 0.1')
+    """
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    if value is None:
+        return f"{words} by default"
+    return f"{words} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def best_placed(runs: Sequence[Run]) -> tuple[str, list[Run]]:
+    """Return the placement of the OOD samples at the nodes of highest degree, and the runs that have it.
+
+    Of runs at degree ranks 1 to 4 these are those at rank 1, where the paper compares strategies.
+    """
+    ranks: dict[str, list[float]] = {}
+    for run in runs:
+        ranks.setdefault(run.placement, []).append(run.number("ood_degree_rank"))
+    mean = {placement: np.mean(values) for placement, values in ranks.items()}
+    best = min(
+        mean, key=lambda placement: (np.inf if np.isnan(mean[placement]) else mean[placement], natural(placement))
+    )
+    return best, [run for run in runs if run.placement == best]
+
+
+def unfinished(runs: Sequence[Run]) -> str:
+    """Return a line on runs that are not complete; nothing where all are."""
+    count = sum(run.row["status"] != "complete" for run in runs)
+    return f"{count} of {len(runs)} runs not complete: as far as they are" if count else ""

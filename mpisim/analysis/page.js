@@ -1,0 +1,290 @@
+// The page: what is chosen, and what follows from it.
+
+const MAX_SHOWN = 4;
+const CONFIG = {
+  displaylogo: false,
+  responsive: false,
+  displayModeBar: isTouched ? false : "hover",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+};
+const at = (id) => document.getElementById(id);
+
+runs.forEach((run, index) => {
+  run.index = index;
+});
+const state = {
+  focus: runs[0],
+  shown: runs.slice(0, MAX_SHOWN),
+  round: 1,
+  quantity: "",
+  selected: 0,
+  playing: null,
+  seconds: "by_round",
+};
+
+function element(name, text, attributes = {}) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => document.documentElement.dataset.scheme === "dark";
+const setScheme = (dark) => {
+  document.documentElement.dataset.scheme = dark ? "dark" : "light";
+};
+const lastRound = () => Math.max(1, ...state.shown.map((run) => run.num_rounds));
+const quantities = () => (state.quantity === "both" ? ["iid_accuracy", "ood_accuracy"] : [state.quantity]);
+
+// ---- choices
+
+function quantitiesOf(run) {
+  const has = (name) => name in run.scores;
+  const labels = has("iid_recall") ? Array.from({ length: run.num_labels }, (_, label) => `iid_recall:${label}`) : [];
+  return [...(has("ood_accuracy") ? ["both"] : []), ...Object.keys(NAMES).filter(has), ...labels];
+}
+
+function offerQuantities() {
+  const offered = [...new Set(state.shown.flatMap(quantitiesOf))];
+  if (!offered.includes(state.quantity)) state.quantity = offered[0];
+  at("quantity").replaceChildren(
+    ...offered.map((quantity) =>
+      element("option", quantity === "both" ? "IID and OOD accuracy" : nameOf(quantity), { value: quantity }),
+    ),
+  );
+  at("quantity").value = state.quantity;
+}
+
+function offerRuns() {
+  at("choice").hidden = runs.length < 2;
+  at("run").replaceChildren(...runs.map((run) => element("option", run.label, { value: run.index })));
+  at("shown").replaceChildren(
+    ...runs.map((run) => {
+      const label = element("label", "");
+      const box = element("input", "", { type: "checkbox", value: run.index });
+      label.append(box, element("b", ""), element("span", run.label));
+      return label;
+    }),
+  );
+}
+
+function markRuns() {
+  at("run").value = state.focus.index;
+  for (const box of at("shown").querySelectorAll("input")) {
+    const place = state.shown.indexOf(runs[box.value]);
+    box.checked = place >= 0;
+    box.disabled = place < 0 ? state.shown.length >= MAX_SHOWN : state.shown.length === 1;
+    box.nextSibling.textContent = place >= 0 ? letter(place) : "";
+  }
+}
+
+// ---- drawing
+
+function panels() {
+  const lettered = state.shown.length > 1;
+  return state.shown.flatMap((run, index) => quantities().map((quantity) => ({ run, index, lettered, quantity })));
+}
+
+async function drawn(id, { data, layout }) {
+  const figure = at(id);
+  await Plotly.react(figure, data, { ...layout, width: figure.clientWidth }, CONFIG);
+  if (figure.dataset.heard) return;
+  figure.dataset.heard = "yes";
+  figure.on("plotly_click", ({ points: [point] }) => {
+    const { run, node = point.customdata } = point.data.meta ?? {};
+    if (node !== undefined) select(node, runs[run]);
+  });
+}
+
+function drawGraphs() {
+  const { shown, round, selected, quantity } = state;
+  const isAccuracy = quantity === "both" || isShare(quantity);
+  const range = isAccuracy ? [0, 1] : rangeOf(shown.map((run) => valuesOf(run, quantity) ?? []));
+  return drawn("graphs", graphsFigure({ panels: panels(), round, selected, width: at("graphs").clientWidth, range }));
+}
+
+function drawCurves() {
+  const { shown, focus, quantity, round, selected } = state;
+  at("drawn").textContent =
+    shown.length > 1 ? `Band and thin lines are of ${letter(shown.indexOf(focus))}, the run in detail.` : "";
+  return drawn("curves", curvesFigure({ shown, focus, quantity, round, selected, width: at("curves").clientWidth }));
+}
+
+async function drawPrediction() {
+  const { focus, selected } = state;
+  const { predicted, rank_correlation } = focus.prediction;
+  const isKnown = predicted.some(Number.isFinite);
+  at("why").hidden = !focus.scores.ood_accuracy;
+  at("prediction").hidden = !isKnown;
+  at("correlation").textContent = isKnown
+    ? `How much of the OOD node's model each node has by the mixing weights of round 1, over the rounds, against what
+      it knows. Rank correlation (Spearman): ${formatted(rank_correlation, 2)}.`
+    : "There is no prediction: the mixing weights follow from the models.";
+  if (!at("why").hidden && isKnown) await drawn("prediction", predictionFigure({ run: focus, selected }));
+}
+
+const drawSeconds = () => drawn("seconds", secondsFigure({ run: state.focus, of: state.seconds }));
+
+async function draw() {
+  at("scheme").setAttribute("aria-label", isDark() ? "Light scheme" : "Dark scheme");
+  // The node stands beside graphs that are tall, below others, so that both columns are about as long.
+  const before = at(panels().length > 3 || state.focus.size > MANY_NODES ? "when" : "where");
+  if (before.nextElementSibling !== at("node")) before.after(at("node"));
+  writeHeader();
+  writeTables();
+  writeNode();
+  writeRound();
+  for (const drawPart of [drawGraphs, drawCurves, drawPrediction, drawSeconds]) {
+    await drawPart();
+    await new Promise((resolve) => setTimeout(resolve)); // the browser shows it
+  }
+}
+
+// Of all that is drawn only colors, texts and a line move with the round.
+async function showRound(round) {
+  state.round = Math.min(Math.max(round, 1), lastRound());
+  writeRound();
+  const color = colors();
+  const graphs = at("graphs");
+  const { widths } = graphs.layout.meta;
+  const nodes = [...graphs.data.keys()].filter((index) => graphs.data[index].meta.kind === "nodes");
+  const now = panels().map(({ run, quantity }) => nodesInRound(run, quantity, state.round, color));
+  const changed = { "marker.color": now.map((each) => each.color), text: now.map((each) => each.text) };
+  const titles = panels().map((panel, index) => [
+    `annotations[${index}].text`,
+    panelTitle(panel, state.round, widths[index]),
+  ]);
+  await Promise.all([
+    Plotly.update(graphs, changed, Object.fromEntries(titles), nodes),
+    Plotly.relayout(at("curves"), { "shapes[0].x0": state.round, "shapes[0].x1": state.round }),
+  ]);
+}
+
+async function select(node, run = state.focus) {
+  if (!Number.isInteger(node) || node < 0 || node >= run.size) {
+    writeNode();
+    return;
+  }
+  Object.assign(state, { selected: node, focus: run });
+  markRuns();
+  await draw();
+}
+
+async function choose(shown, focus) {
+  await Promise.all(shown.map((run) => load(run, state.quantity)));
+  Object.assign(state, { shown, focus });
+  state.selected = Math.min(state.selected, focus.size - 1);
+  state.round = Math.min(state.round, lastRound());
+  at("round").max = lastRound();
+  at("round").disabled = at("play").disabled = lastRound() < 2;
+  offerQuantities();
+  markRuns();
+  await draw();
+}
+
+// ---- playing
+
+function play(on) {
+  clearTimeout(state.playing);
+  state.playing = null;
+  at("play").textContent = on ? "❚❚" : "▶";
+  at("play").setAttribute("aria-label", on ? "Pause" : "Play");
+  if (!on) return writeRound();
+  const step = async () => {
+    const begun = performance.now();
+    await showRound(state.round + 1);
+    if (state.playing === null) return undefined;
+    if (state.round >= lastRound()) return play(false);
+    state.playing = setTimeout(step, Math.max(0, 1000 / at("speed").value - (performance.now() - begun)));
+    return undefined;
+  };
+  if (state.round >= lastRound()) state.round = 0;
+  state.playing = setTimeout(step, 0);
+  return undefined;
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || at("round").disabled) return;
+  const typing = event.target.closest("select, input[type=number], input[type=radio]");
+  const steps = { ArrowLeft: -1, ArrowRight: 1 };
+  if (event.key in steps && !typing) {
+    play(false);
+    showRound(state.round + steps[event.key]);
+    event.preventDefault();
+  } else if (event.key === " " && !typing && !event.target.closest("button, summary, input[type=checkbox]")) {
+    play(!state.playing);
+    event.preventDefault();
+  }
+}
+
+function listen() {
+  at("play").addEventListener("click", () => play(!state.playing));
+  at("round").addEventListener("input", () => {
+    const round = Number(at("round").value); // pausing puts the slider where the page is
+    play(false);
+    showRound(round);
+  });
+  at("quantity").addEventListener("change", () => {
+    state.quantity = at("quantity").value;
+    choose(state.shown, state.focus);
+  });
+  at("number").addEventListener("change", () => select(at("number").valueAsNumber));
+  at("neighbors").addEventListener(
+    "click",
+    (event) => event.target.dataset.node && select(Number(event.target.dataset.node)),
+  );
+  at("run").addEventListener("change", () => {
+    const run = runs[at("run").value];
+    choose(state.shown.includes(run) ? state.shown : [...state.shown.slice(0, MAX_SHOWN - 1), run], run);
+  });
+  at("shown").addEventListener("change", (event) => {
+    const run = runs[event.target.value];
+    const rest = state.shown.filter((each) => each !== run);
+    const shown = event.target.checked ? [...rest, run] : rest;
+    choose(shown, shown.includes(state.focus) ? state.focus : shown[0]);
+  });
+  for (const radio of document.querySelectorAll("[name=seconds]")) {
+    radio.addEventListener("change", () => {
+      state.seconds = radio.value;
+      drawSeconds();
+    });
+  }
+  at("scheme").addEventListener("click", () => {
+    setScheme(!isDark());
+    draw();
+  });
+  DARK.addEventListener("change", () => {
+    setScheme(DARK.matches);
+    draw();
+  });
+  document.addEventListener("keydown", onKey);
+  let width = innerWidth;
+  let wait;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return; // a phone's bars come and go
+    width = innerWidth;
+    clearTimeout(wait);
+    wait = setTimeout(draw, 150);
+  });
+}
+
+async function start() {
+  setScheme(DARK.matches);
+  offerRuns();
+  await load(state.focus, state.quantity);
+  const { is_ood, degree_rank } = state.focus.nodes;
+  const source = is_ood.indexOf(1);
+  state.selected = Math.max(0, source >= 0 ? source : degree_rank.indexOf(1));
+  state.round = Infinity;
+  state.quantity = runs.length > 1 || state.focus.size > MANY_NODES ? "ood_accuracy" : "both";
+  await choose(state.shown, state.focus);
+  listen();
+  document.documentElement.dataset.ready = "yes";
+}
+
+start().catch((error) => {
+  at("trouble").hidden = false;
+  at("trouble").textContent = `This page could not be drawn: ${error.message}. It needs a browser of 2023 or newer.`;
+  throw error;
+});

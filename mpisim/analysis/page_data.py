@@ -1,0 +1,179 @@
+"""What the page holds of each run: texts as they stand, numbers packed small.
+
+A share (accuracy, recall) is 16 bits wide: steps of 1/65534, finer than a screen shows. Other numbers are float32
+without their last bits, good to 1 in 16,384. Then zlib makes them smaller, and base64 makes them text.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpisim.analysis.influence import compare_prediction
+from mpisim.analysis.logs import configuration, reading, score, score_curve
+from mpisim.analysis.measures import accuracy_auc
+from mpisim.analysis.page_facts import facts_of, labels_of, options_of, provenance_of
+from mpisim.analysis.topology import degree_rank, edges_of, positions
+
+if TYPE_CHECKING:
+    import h5py
+
+PARTS = ("train", "test", "exchange", "mix", "log")
+SHARES = ("iid_accuracy", "ood_accuracy", "own_accuracy")
+LOSSES = ("iid_loss", "ood_loss", "train_loss")
+# What a page has only while there is room, the first ones first.
+SPARED = ("own_accuracy", *LOSSES, "iid_recall")
+NO_SHARE, MOST = 65_535, 65_534
+DROPPED_BITS = 10  # of the 23 that follow the point in a float32
+
+
+def packed(values: np.ndarray, kind: str) -> dict[str, Any]:
+    """Return an array as JSON can hold it, small.
+
+    Parameters
+    ----------
+    values : array of numbers
+    kind : "share" (0 to 1, or NaN), "number" (float) or "integer" (int32)
+    """
+    array = np.asarray(values)
+    if kind == "share":
+        codes = np.where(np.isnan(array), NO_SHARE, np.rint(np.clip(np.nan_to_num(array), 0, 1) * MOST)).astype("<u2")
+    elif kind == "number":
+        codes = _rounded(array)
+    else:
+        codes = array.astype("<i4")
+    data = base64.b64encode(zlib.compress(np.ascontiguousarray(codes).tobytes(), 9)).decode("ascii")
+    return {"kind": kind, "shape": list(array.shape), "data": data}
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Return float32 whose last bits are 0, rounded to the nearest."""
+    with np.errstate(over="ignore"):
+        single = values.astype("<f4")
+    bits, unit = single.view("<u4"), np.uint32(1 << DROPPED_BITS)
+    # NaN and infinity are bits that must stay.
+    return np.where(np.isfinite(single), (bits + unit // 2) // unit * unit, bits).astype("<u4").view("<f4")
+
+
+def page_data(
+    paths: Sequence[str | Path], budget: int, defaults: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return what the page holds of each run.
+
+    Parameters
+    ----------
+    budget : bytes
+        That all runs may take together; what goes beyond is left out, and a run's ``left_out`` names it.
+    defaults : of the options, by name
+        An option of another value is shown at once. Without them, only the most important are.
+
+    Raises
+    ------
+    InputError
+        If one of the files is no log, or a broken one.
+    """
+    runs = [_run(path, defaults or {}) for path in paths]
+    for run, label in zip(runs, labels_of(runs), strict=True):
+        run["label"] = label
+    spared = [{name: run["scores"].pop(name) for name in SPARED if name in run["scores"]} for run in runs]
+    left = budget - len(json.dumps(runs))
+    for name in SPARED:
+        for run, arrays in zip(runs, spared, strict=True):
+            if name not in arrays:
+                continue
+            if len(json.dumps(arrays[name])) <= left:
+                run["scores"][name] = arrays[name]
+                left -= len(json.dumps(arrays[name]))
+            else:
+                run["left_out"].append(name)
+    return runs
+
+
+def _run(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    with reading(path) as file:
+        return {
+            "path": str(path),
+            "title": str(file.attrs["title"]),
+            "status": str(file.attrs["status"]),
+            "num_rounds": len(file["round"]),
+            "wanted_rounds": configuration(file)["rounds"],
+            "num_labels": len(file["label"]),
+            "after_aggregation": "iid_accuracy" not in file,
+            "facts": facts_of(file),
+            "nodes": _nodes(file),
+            "scores": _scores(file),
+            "left_out": [],
+            "prediction": _prediction(file),
+            "seconds": _seconds(file),
+            "options": options_of(configuration(file), defaults),
+            "provenance": provenance_of(file),
+        }
+
+
+def _scores(file: h5py.File) -> dict[str, Any]:
+    """Return what nodes can be colored by: of shape (num_rounds, num_nodes), the recall with labels in front."""
+    values = {name: score(file, name) for name in (*SHARES, "iid_loss", "ood_loss")}
+    values["train_loss"] = file["train_loss"][:]
+    found = {
+        name: packed(array, "share" if name in SHARES else "number")
+        for name, array in values.items()
+        if not np.isnan(array).all() or name == "iid_accuracy"
+    }
+    recall = score(file, "iid_recall")
+    if not np.isnan(recall).all():
+        found["iid_recall"] = packed(np.moveaxis(recall, 2, 0), "share")
+    return found
+
+
+def _nodes(file: h5py.File) -> dict[str, Any]:
+    edges = edges_of(file)
+    return {
+        "position": packed(_positions(len(file["degree"]), edges.tobytes()).T, "share"),
+        "links": packed(edges.T, "integer"),
+        "is_ood": packed(file["is_ood"][:], "integer"),
+        "degree": packed(file["degree"][:], "integer"),
+        "degree_rank": packed(degree_rank(file["degree"][:]), "integer"),
+        "samples": packed(file["train_samples"][:], "integer"),
+        "rank": packed(file["rank_of_node"][:], "integer"),
+        "iid_auc": packed(accuracy_auc(score_curve(file, "iid_accuracy")), "share"),
+    }
+
+
+@functools.lru_cache(maxsize=16)
+def _positions(num_nodes: int, edges: bytes) -> np.ndarray:
+    """Return where to draw the nodes, found once for each graph: runs that are compared share one."""
+    import networkx as nx
+
+    graph = nx.Graph()
+    graph.add_nodes_from(range(num_nodes))
+    graph.add_edges_from(np.frombuffer(edges, dtype=np.int64).reshape(-1, 2).tolist())
+    return positions(graph)
+
+
+def _prediction(file: h5py.File) -> dict[str, Any]:
+    found = compare_prediction(file)
+    return {
+        "predicted": packed(found.predicted, "number"),
+        "measured": packed(found.measured, "share"),
+        "distance": packed(found.distance, "number"),
+        "arrival": packed(found.arrival, "number"),
+        "rank_correlation": None if np.isnan(found.rank_correlation) else found.rank_correlation,
+    }
+
+
+def _seconds(file: h5py.File) -> dict[str, Any]:
+    """Return the seconds of each part: the mean over ranks of each round, and the sum over rounds of each rank."""
+    seconds = np.stack([file[f"{part}_seconds"][:] for part in PARTS])
+    # A run that was resumed on other ranks has figures of some ranks for some rounds only.
+    known = np.maximum((~np.isnan(seconds)).sum(axis=2), 1)
+    return {
+        "by_round": packed(np.nansum(seconds, axis=2) / known, "number"),
+        "by_rank": packed(np.nansum(seconds, axis=1), "number"),
+    }

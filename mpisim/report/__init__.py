@@ -1,0 +1,1 @@
+"""The command that looks at logs: ``python -m mpisim.report --help``."""
