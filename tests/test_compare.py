@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from plain_logs import write_log
 
-from mpisim.analysis.compare import as_rows, compare, load
+from mpisim.analysis.compare import as_dict, as_rows, compare, load
 from mpisim.report.__main__ import main
+
+NO_NUMBER = pytest.approx(np.nan, nan_ok=True)
 
 
 def run(folder, name, strategy, ood, seed=0, topology="path:n=4", **options):
@@ -100,3 +102,100 @@ def test_the_command_prints_groups_and_answers_and_writes_csv_and_json(tmp_path,
         ("unweighted", pytest.approx(0.3)),
     ]
     assert json.loads(answers.read_text())["improvement"] == pytest.approx(1.5)
+
+
+def test_seeds_in_the_names_of_topology_files_are_seeds_too(tmp_path):
+    runs = []
+    for seed in range(2):
+        place = tmp_path / f"path-n4-seed{seed}.txt"
+        place.write_text("0 1 0 0\n1 0 1 0\n0 1 0 1\n0 0 1 0\n")
+        runs.append(run(tmp_path, f"{seed}", "degree", 0.5, topology=str(place)))
+    [group] = compare(runs).groups
+    assert (group.settings, group.num_runs) == ({}, 2)
+
+
+@pytest.mark.parametrize(
+    "option, values",
+    [
+        ("device", ["cpu", "cuda"]),
+        ("output", ["a.h5", "b.h5"]),
+        ("placement", ["contiguous", "mincut"]),
+        ("threads", [1, 2]),
+    ],
+)
+def test_options_without_effect_on_results_part_no_runs(tmp_path, option, values):
+    runs = [run(tmp_path, f"{seed}", "degree", 0.5, seed=seed, **{option: values[seed]}) for seed in range(2)]
+    assert len(compare(runs).groups) == 1
+
+
+def test_what_follows_from_the_data_set_is_not_told_beside_it_and_what_does_not_is(tmp_path):
+    runs = [
+        run(tmp_path, f"{dataset}-{epochs}", "degree", 0.5, dataset=dataset, lr=lr, epochs=epochs)
+        for dataset, lr in (("digits", 0.1), ("mnist", 0.01))
+        for epochs in (1, 5)
+    ]
+    assert [group.settings for group in compare(runs).groups] == [
+        {"data": dataset, "epochs": str(epochs)} for dataset in ("digits", "mnist") for epochs in (1, 5)
+    ]
+
+
+def test_ood_nodes_are_told_by_degree_rank_or_by_number(tmp_path):
+    runs = [
+        run(tmp_path, "first", "degree", 0.5, ood_nodes=[1]),
+        run(tmp_path, "third", "degree", 0.5, ood_nodes=[0], ood_rank=3),
+        run(tmp_path, "given", "degree", 0.5, ood_nodes=[2, 3], ood_node=[2, 3]),
+    ]
+    told = {group.settings["OOD nodes"] for group in compare(runs).groups}
+    assert told == {"degree rank 1", "degree rank 3", "nodes 2, 3"}
+
+
+def test_a_run_at_degree_rank_1_by_default_and_one_by_option_are_alike(tmp_path):
+    runs = [run(tmp_path, "default", "degree", 0.5), run(tmp_path, "option", "degree", 0.5, seed=1, ood_rank=1)]
+    assert [group.num_runs for group in compare(runs).groups] == [2]
+
+
+def test_runs_without_ood_accuracy_do_not_count_in_means_and_improvement(tmp_path):
+    oods = {"degree": (0.8, np.nan), "unweighted": (0.4, np.nan)}
+    runs = [
+        run(tmp_path, f"{strategy}-{seed}", strategy, ood, seed)
+        for strategy, of_seeds in oods.items()
+        for seed, ood in enumerate(of_seeds)
+    ]
+    found = compare(runs)
+    assert [(group.num_runs, group.mean["ood_auc"]) for group in found.groups] == [(2, 0.8), (2, 0.4)]
+    assert found.improvement == pytest.approx(1)
+
+
+def test_a_strategy_counts_once_in_its_cell_however_many_seeds_it_has(tmp_path):
+    oods = {"unweighted": [0.1, 0.1, 0.1], "random": [0.3], "degree": [0.6, 0.6], "betweenness": [0.2]}
+    runs = [
+        run(tmp_path, f"{strategy}-{seed}", strategy, ood, seed)
+        for strategy, of_seeds in oods.items()
+        for seed, ood in enumerate(of_seeds)
+    ]
+    assert compare(runs).improvement == pytest.approx(0.4 / 0.2 - 1)
+
+
+def test_the_rank_correlation_is_the_median_over_runs_that_have_one(tmp_path):
+    # W predicts less of node 0 the farther a node is from it: as measured, the other way round, and half of both.
+    measured = [[0.9, 0.6, 0.3, 0.0], [0.0, 0.3, 0.6, 0.9], [0.9, 0.3, 0.6, 0.0], [0.5, 0.5, 0.5, 0.5]]
+    runs = [
+        load(write_log(tmp_path / f"{seed}.h5", ood=[accuracy] * 4, iid=[accuracy] * 4, seed=seed))
+        for seed, accuracy in enumerate(measured)
+    ]
+    found = compare(runs)
+    assert [each.rank_correlation for each in runs] == [*(pytest.approx(value) for value in (1, -1, 0.8)), NO_NUMBER]
+    assert (found.rank_correlation, found.num_predicted) == (pytest.approx(0.8), 3)
+    assert found.groups[0].rank_correlation == pytest.approx(0.8)
+
+
+def test_an_option_that_only_newer_logs_have_parts_them_from_older_ones(tmp_path):
+    runs = [run(tmp_path, "older", "degree", 0.5), run(tmp_path, "newer", "degree", 0.5, wings=2)]
+    assert [group.settings for group in compare(runs).groups] == [{"wings": "2"}, {"wings": "–"}]
+
+
+def test_what_json_holds_has_no_number_that_json_does_not_know(tmp_path):
+    found = as_dict(compare([run(tmp_path, "run", "degree", np.nan, ood_nodes=[])]))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["improvement"] is None
+    assert found["groups"][0]["ood_auc"] is None
