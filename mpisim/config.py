@@ -184,7 +184,11 @@ class Config:
         "keeping", None, float, "seconds that the job may take: it stops at a checkpoint before", above=0
     )
     timeout: float = option(
-        "keeping", 1800.0, float, "seconds without a sign of another rank until the job ends", above=0
+        "keeping",
+        1800.0,
+        float,
+        "seconds without a sign of another rank until the job ends; rank 0 gives none while it downloads data",
+        above=0,
     )
     stop_on_nan: bool = option("keeping", False, bool, "end the job when a loss is no number")
     overwrite: bool = option("keeping", False, bool, "replace the log given with --output")

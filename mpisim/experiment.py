@@ -31,7 +31,8 @@ from mpisim.graphs.strategies import mixing_rule
 from mpisim.graphs.topology import Topology
 from mpisim.learning.parameters import StateLayout
 from mpisim.models import catalog
-from mpisim.resuming import check_same_experiment, existing_log
+from mpisim.resuming import check_same_experiment, existing_log, is_taken
+from mpisim.storage.checkpoint import checkpoint_folder
 from mpisim.storage.log import is_log
 
 # Betweenness takes (nodes × edges) steps: a few seconds here. A log of more nodes has it only if the strategy needs it.
@@ -182,7 +183,7 @@ def free_output(config: Config) -> Path:
     if config.output is not None:
         return Path(config.output)
     number, path = 1, Path("results") / f"{config.name}.h5"
-    while os.path.lexists(path):
+    while is_taken(path):
         number += 1
         path = Path("results") / f"{config.name}-{number}.h5"
     return path
@@ -207,6 +208,11 @@ def check_output(config: Config) -> None:
                 check_same_experiment(config, path)
             else:
                 _check_replaceable(path, config.overwrite)
+        elif is_taken(path) and not config.overwrite:
+            raise InputError(
+                f"{path}: is not there, but its checkpoints in {checkpoint_folder(path)} are: put it back to go on with"
+                f" --resume, or begin anew with --output {path} --overwrite"
+            )
         folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir():
             raise InputError(f"--output {path}: {folder} is not a folder")

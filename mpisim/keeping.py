@@ -50,6 +50,7 @@ class Keeping:
         num_logged : int
             Rounds in the log; a checkpoint of a later one is of no use.
         """
+        self.waiting.step = "while the ranks read a checkpoint"
         checkpoint = newest_checkpoint(self.comm, self.waiting, self.config, self.log_path, num_nodes, num_logged)
         if checkpoint is None:
             return 0

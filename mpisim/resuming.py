@@ -45,10 +45,16 @@ def existing_log(config: Config) -> Path | None:
         return path if os.path.lexists(path) else None
     number, found = 1, None
     path = Path("results") / f"{config.name}.h5"
-    while os.path.lexists(path):
+    while is_taken(path):
         number, found = number + 1, path
         path = Path("results") / f"{config.name}-{number}.h5"
     return found
+
+
+def is_taken(path: Path) -> bool:
+    """Return whether there is a log of this name, or there was one whose checkpoints are left."""
+    folder = checkpoint_folder(path)
+    return os.path.lexists(path) or (os.path.lexists(folder) and bool(checkpoints(folder)))
 
 
 def decisive(options: dict[str, Any]) -> dict[str, Any]:

@@ -101,21 +101,21 @@ class Rounds:
         log, display : on rank 0, which logs and shows the rounds
         """
         complete = first > self.config.rounds
+        self.waiting.step = "before the first round"
         self.waiting.barrier(self._comm)  # who starts late delays the start, not the first round's messages
         for round in range(first, self.config.rounds + 1):
+            self.waiting.step = f"in round {round}"
             self.keeping.begin_round()
-            try:
-                results = self._play_round(round)
-                if log is not None and display is not None:
-                    self._log_round(round, results, log)
-                    suffix = "" if self.config.moments["trained"] else AGGREGATED
-                    display.round(round, results[f"iid_accuracy{suffix}"], results[f"ood_accuracy{suffix}"])
-                self.keeping.end_round(round, self.consensus.stops)
-            except TimeoutError as error:
-                raise TimeoutError(f"in round {round}: {error}") from error
+            results = self._play_round(round)
+            if log is not None and display is not None:
+                self._log_round(round, results, log)
+                suffix = "" if self.config.moments["trained"] else AGGREGATED
+                display.round(round, results[f"iid_accuracy{suffix}"], results[f"ood_accuracy{suffix}"])
+            self.keeping.end_round(round, self.consensus.stops)
             complete = round == self.config.rounds
             if self.consensus.stops:
                 break
+        self.waiting.step = "after the last round"
         final_values = self._final_values() if complete else None
         if log is not None:
             log.set_status("complete" if complete else "interrupted", final_values)

@@ -5,8 +5,8 @@
     python -m mpisim.run --topology ring:n=8 --rounds 5                # on one rank
     python -m mpisim.run --help                                        # every option
 
-Exit codes: 0 complete; 2 the input is wrong (one line says what, nothing on disk is touched); 3 stopped at a
-checkpoint, --resume goes on; 1 anything else (every rank ends, the one that failed is named).
+Exit codes: 0 complete; 2 the input is wrong (one line says what, nothing on disk is touched); 3 stopped, at a
+checkpoint or before the first round: --resume goes on; 1 anything else (every rank ends, the one that failed is named).
 """
 
 from __future__ import annotations
@@ -19,15 +19,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpisim.errors import InputError
+from mpisim.ranks.stopping import Stopped, StopRequest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    stop = StopRequest()
+    with stop.listening():  # before MPI starts: a rank that ended there would leave the others waiting for it
+        comm = _start()
+        from mpisim.ranks.startup import abort, stop_all
+
+        try:
+            stop.stop_at_once()
+            return _run(comm, sys.argv[1:] if arguments is None else arguments, stop)
+        except Stopped as signal_name:
+            stop_all(comm, str(signal_name))
+            return 3
+        except BaseException:  # whatever it is: the other ranks would wait for this one for ever
+            abort(comm)
+            return 1
+
+
+def _start() -> Any:
+    """Start MPI; return the communicator of all ranks."""
     import mpi4py
 
     mpi4py.rc.thread_level = "funneled"
-    # Where ranks outnumber cores, each hop waits for a rank to wake. MPICH would add up 100 kB and more by twice as many
-    # hops of half the bytes: at 24 ranks on 2 cores, rounds took a third longer.
+    # Where ranks outnumber cores, each hop waits for a rank to wake. MPICH would add up 100 kB and more by twice as
+    # many hops of half the bytes: at 24 ranks on 2 cores, rounds took a third longer.
     os.environ.setdefault("MPIR_CVAR_IALLREDUCE_INTRA_ALGORITHM", "tsp_tree")
     # First of all heavy imports: some sites' MPI must be, and ranks that wait for it should not wait for torch.
     from mpi4py import MPI
@@ -35,37 +54,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show "–" is no reason to fail
-    comm = MPI.COMM_WORLD
-    try:
-        return _run(comm, sys.argv[1:] if arguments is None else arguments)
-    except BaseException:  # whatever it is: the other ranks would wait for this one for ever
-        from mpisim.ranks.startup import abort
-
-        abort(comm)
-        return 1
+    return MPI.COMM_WORLD
 
 
-def _run(comm: Any, arguments: Sequence[str]) -> int:
+def _run(comm: Any, arguments: Sequence[str], stop: StopRequest) -> int:
+    from mpisim.config import Config
     from mpisim.ranks.messages import from_rank_zero
     from mpisim.ranks.startup import check_launcher
     from mpisim.ranks.waiting import Waiting
 
-    waiting = Waiting()
+    waiting = Waiting(timeout=Config.timeout, comm=comm)  # the options may say otherwise, once they are known
+    waiting.step = "while rank 0 read the options"
     try:
         check_launcher(comm.size, os.environ)
         options = from_rank_zero(comm, waiting, lambda: _options(arguments))
         if options is None:  # --help was all
             return 0
-        from mpisim.config import Config
+        config = Config(**options)
+        waiting.timeout = config.timeout
+        stop.only_note()  # while torch loads, whose C++ crashes at an exception out of nowhere
         from mpisim.simulation import Simulation
 
-        config = Config(**options)
-        simulation = Simulation(config, comm)
+        stop.stop_at_once()
+        simulation = Simulation(config, comm, stop)
         path = simulation.run()
     except InputError as error:
         if comm.rank == 0:
             line = str(error).replace("\n", "\\n")  # whatever the user wrote, it is one line
             print(f"mpisim: {line}", file=sys.stderr, flush=True)
+        waiting.step = "while rank 0 said what is wrong"
         waiting.barrier(comm)
         return 2
     if comm.rank == 0 and path is not None:

@@ -19,7 +19,7 @@ from mpisim.opening import attributes, open_log
 from mpisim.plan import plan_rows
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
 from mpisim.ranks.startup import Place, abort, find_place
-from mpisim.ranks.stopping import StopRequest
+from mpisim.ranks.stopping import Stopped, StopRequest
 from mpisim.ranks.waiting import Waiting
 from mpisim.rounds import Rounds
 from mpisim.storage.log import Log
@@ -45,6 +45,8 @@ class Simulation:
         The same on every rank.
     comm : MPI communicator
         Its ranks own the nodes; those that are left over stay idle.
+    stop : StopRequest, optional
+        What a caller that listens to signals has heard; by default they are listened to once the log is opened.
 
     Attributes
     ----------
@@ -52,10 +54,11 @@ class Simulation:
         Whether the run has played all its rounds.
     """
 
-    def __init__(self, config: Config, comm: MPI.Intracomm):
+    def __init__(self, config: Config, comm: MPI.Intracomm, stop: StopRequest | None = None):
         self.config = config
         self.comm = comm
-        self.waiting = Waiting()
+        self.waiting = Waiting(timeout=config.timeout, comm=comm)
+        self.stop = stop or StopRequest()
         self.complete = False
 
     def run(self) -> Path | None:
@@ -70,20 +73,22 @@ class Simulation:
             On every rank, if the options, or the files they name, are wrong; nothing is on disk then.
         OSError
             If there is one rank, and the log or a checkpoint cannot be written.
+        Stopped
+            On a rank that a signal has come to before the log is opened, if the caller's ``stop`` is at once.
         """
         began = False
         try:
             prepared = self._prepare()
             if self.config.dry_run:
                 return None
-            stop = StopRequest()
-            with ExitStack() as held, stop.listening():  # every rank: a signal is for them all, and ends who does not
+            with ExitStack() as held, self.stop.listening():  # every rank: a signal ends who does not
+                self.stop.only_note()
                 opened = self._open_log(prepared, held)
                 began = True
-                return self._run(prepared, *opened, stop)
+                return self._run(prepared, *opened)
         except BaseException as error:
             wrong_input = isinstance(error, InputError) and not began  # then every rank has it
-            if self.comm.size > 1 and not wrong_input:
+            if self.comm.size > 1 and not wrong_input and not isinstance(error, Stopped):
                 abort(self.comm)
             raise
 
@@ -97,7 +102,9 @@ class Simulation:
             experiment = decide(config, comm.size)
             return experiment.num_ranks
 
+        waiting.step = "while rank 0 prepared the experiment (if it downloads data, that counts)"
         num_ranks = from_rank_zero(comm, waiting, decide_on_rank_zero)
+        waiting.step = "while each rank looked for its place and device"
         place = find_place(comm, waiting, config.threads)
         torch.set_num_threads(place.threads)
         device, places = self._find_devices(place)
@@ -115,21 +122,29 @@ class Simulation:
             log, resumes = open_log(prepared.experiment, prepared.places, held)
             return str(log.path), resumes
 
+        self.waiting.step = "before the log was opened"
+        self.waiting.barrier(self.comm)  # no rank stops at once any more: it could end one that makes the log
+        self.waiting.step = "while rank 0 opened the log"
         path, resumes = from_rank_zero(self.comm, self.waiting, open_on_rank_zero)
         return log, Path(path), resumes
 
-    def _run(self, prepared: Prepared, log: Log | None, path: Path, resumes: bool, stop: StopRequest) -> Path:
+    def _run(self, prepared: Prepared, log: Log | None, path: Path, resumes: bool) -> Path:
         """Play the rounds on the ranks that own nodes; the others sleep until the end."""
         config, comm, waiting = self.config, self.comm, self.waiting
+        waiting.step = "while rank 0 told the others what is theirs"
         active = waiting.split(comm, int(comm.rank < prepared.num_ranks))
         if comm.rank < prepared.num_ranks:
-            # Only the ranks of the rounds may spin: those without nodes sleep until the end.
-            patience = Waiting(spin=prepared.place.owns_core, timeout=config.timeout)
             briefing = brief(active, waiting, prepared.experiment)
-            rounds = Rounds(config, active, patience, briefing, prepared.device, path, stop)
+            # Only the ranks of the rounds may spin: those without nodes sleep until the end.
+            patience = Waiting(prepared.place.owns_core, config.timeout, comm)
+            patience.step = "while each rank made its nodes"
+            rounds = Rounds(config, active, patience, briefing, prepared.device, path, self.stop)
             first = 1 + self._restore(prepared, rounds, active, log) if resumes else 1
             display = Display(config.rounds, config.quiet) if log is not None else None
             self.complete = self._play(rounds, first, log, display)
+        else:
+            waiting = Waiting(comm=comm)  # as long as the rounds take
+        waiting.step = "after the last round"
         waiting.barrier(comm)
         active.Free()
         self.complete = from_rank_zero(comm, waiting, lambda: self.complete)

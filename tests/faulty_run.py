@@ -1,6 +1,7 @@
 """A run in which one step fails on one rank: ``faulty_run.py STEP RANK CALL FAULT`` and the options of a run.
 
-The fault comes when the rank comes to the step for the CALL-th time, before the step itself.
+The fault comes when the rank comes to the step for the CALL-th time, before the step itself. The ranks start together,
+with all imports behind them, which may take longer than a test's timeout.
 """
 
 import os
@@ -9,22 +10,41 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import h5py  # noqa: F401
+import sklearn.datasets  # noqa: F401
 from mpi4py import MPI
 
+import mpisim.arguments
 import mpisim.exchange.neighborhood
 import mpisim.keeping
 import mpisim.nodes
+import mpisim.ranks.waiting
 import mpisim.results
 import mpisim.rounds
 import mpisim.simulation
 import mpisim.storage.log
 from mpisim import run
+from mpisim.config import Config
 
+Config.timeout = 4.0  # until the options are known
 STEPS = {
+    "options": (mpisim.arguments, "parse_config"),
     "decide": (mpisim.simulation, "decide"),
+    "place": (mpisim.simulation, "find_place"),
+    "device": (mpisim.simulation, "choose_device"),
+    "open": (mpisim.simulation, "open_log"),
+    "split": (mpisim.ranks.waiting.Waiting, "split"),
+    "within MPI": (threading, "Timer"),  # made when all ranks have come to a call of MPI that blocks
     "brief": (mpisim.simulation, "brief"),
+    "nodes": (mpisim.nodes.Nodes, "__init__"),
+    "connect": (mpisim.rounds, "connect"),
+    "restore": (mpisim.keeping, "newest_checkpoint"),
+    "play": (mpisim.rounds.Rounds, "play"),
+    "set_status": (mpisim.storage.log.Log, "set_status"),
     "train": (mpisim.nodes.Nodes, "train"),
     "send": (mpisim.exchange.neighborhood.NeighborhoodExchange, "send"),
     "wait": (mpisim.exchange.neighborhood.NeighborhoodExchange, "wait"),
@@ -51,10 +71,17 @@ def fill_disk():
                 return
 
 
+def linger():
+    Path("lingers").touch()
+    time.sleep(600)
+
+
 FAULTS = {
     "raise": fail,
     "exit": lambda: os._exit(9),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "linger": linger,
     "full": fill_disk,
     "limit": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY)),
     "vanish": lambda: shutil.rmtree(DISK),
@@ -78,5 +105,6 @@ def inject(step, rank, call, fault):
 
 
 if __name__ == "__main__":
+    mpisim.ranks.waiting.Waiting().barrier(MPI.COMM_WORLD)
     inject(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     sys.exit(run.main(sys.argv[5:]))

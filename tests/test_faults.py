@@ -22,6 +22,8 @@ import h5py
 import networkx as nx
 import numpy as np
 import pytest
+from chaos import descendants, kill, ranks_among
+from conftest import LogContent
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -79,9 +81,11 @@ def pids_in(folder: Path) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
-def faulty(folder: Path, ranks: int, step: str, rank: int, call: int, fault: str) -> subprocess.CompletedProcess[str]:
+def faulty(
+    folder: Path, ranks: int, step: str, rank: int, call: int, fault: str, *options: str
+) -> subprocess.CompletedProcess[str]:
     script = [sys.executable, faulty_run.__file__, step, rank, call, fault]
-    return launch(folder, "mpiexec", "-n", ranks, *script, *KEPT, "--timeout", TIMEOUT)
+    return launch(folder, "mpiexec", "-n", ranks, *script, *KEPT, "--timeout", TIMEOUT, *options)
 
 
 def check_log(path: Path, at_least: int) -> None:
@@ -129,14 +133,169 @@ def test_a_rank_that_is_gone_without_a_word_ends_all(tmp_path: Path, step: str, 
     check_log(tmp_path / "disk/log.h5", at_least=1)
 
 
-@pytest.mark.parametrize(("step", "rank"), [("train", 1), ("wait", 2), ("mix", 1), ("append", 0), ("write_shard", 2)])
-def test_a_rank_that_stands_still_is_named_by_another_and_ends_all(tmp_path: Path, step: str, rank: int) -> None:
+NO_ANSWER = re.compile(r"^(?:TimeoutError|mpisim): (.+) did not answer for (\d+) s (.+) \(--timeout\)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("step", "rank"), [("train", 1), ("wait", 2), ("mix", 1), ("append", 0), ("write_shard", 2), ("commit", 0)]
+)
+def test_a_rank_that_stands_still_alone_is_named_and_ends_all(tmp_path: Path, step: str, rank: int) -> None:
     finished = faulty(tmp_path, 3, step, rank, 2, "stop")
     assert finished.returncode == 1, finished.stderr
-    told = re.findall(r"in round (\d): ranks? ([\d, ]+) did not answer for \d+ s \(--timeout\)", finished.stderr)
-    assert any(str(rank) in named.split(", ") for _, named in told), finished.stderr
-    assert {round for round, _ in told} <= {"2", "3"}
+    told = NO_ANSWER.findall(finished.stderr)
+    assert {(who, seconds) for who, seconds, _ in told} == {(f"rank {rank}", str(TIMEOUT))}, finished.stderr
+    assert {when for _, _, when in told} <= {"in round 2", "in round 3"}
     check_log(tmp_path / "disk/log.h5", at_least=1)
+
+
+@pytest.mark.parametrize(
+    ("step", "rank", "doing"),
+    [
+        ("options", 0, "while rank 0 read the options"),
+        ("decide", 0, "while rank 0 prepared the experiment (if it downloads data, that counts)"),
+        ("device", 2, "while each rank looked for its place and device"),
+        ("open", 0, "while rank 0 opened the log"),
+        ("split", 1, "while rank 0 told the others what is theirs"),
+        ("nodes", 2, "while each rank made its nodes"),
+        ("play", 1, "before the first round"),
+        ("set_status", 0, "after the last round"),
+    ],
+)
+def test_a_rank_that_stands_still_outside_of_the_rounds_is_named_with_what_was_done(
+    tmp_path: Path, step: str, rank: int, doing: str
+) -> None:
+    finished = faulty(tmp_path, 3, step, rank, 1, "stop")
+    assert finished.returncode == 1, finished.stderr
+    assert set(NO_ANSWER.findall(finished.stderr)) == {(f"rank {rank}", str(TIMEOUT), doing)}, finished.stderr
+    if step != "set_status":
+        assert not list(tmp_path.glob("disk/log.ckpt/*"))
+
+
+def test_a_rank_that_stands_still_as_a_checkpoint_is_read_is_named(tmp_path: Path) -> None:
+    finished = launch(tmp_path, *RUN, *KEPT, "--rounds", "2")
+    assert finished.returncode == 0, finished.stderr
+    finished = faulty(tmp_path, 3, "restore", 2, 1, "stop", "--resume")
+    assert finished.returncode == 1
+    assert set(NO_ANSWER.findall(finished.stderr)) == {("rank 2", str(TIMEOUT), "while the ranks read a checkpoint")}
+    with h5py.File(tmp_path / "disk/log.h5") as log:
+        assert log["round"][:].tolist() == [1, 2]
+
+
+def test_a_rank_that_stands_still_within_mpi_ends_all(tmp_path: Path) -> None:
+    """Where the others are within MPI, too, and hear nothing: they cannot tell who it is."""
+    finished = faulty(tmp_path, 3, "within MPI", 1, 1, "stop")
+    assert finished.returncode not in (0, 2, 3)  # 1, or that of a rank which the launcher killed
+    assert {(who, seconds) for who, seconds, _ in NO_ANSWER.findall(finished.stderr)} == {
+        ("another rank", str(TIMEOUT))
+    }
+
+
+def test_ranks_without_nodes_wait_longer_than_the_timeout_and_are_not_named(tmp_path: Path) -> None:
+    finished = faulty(tmp_path, 5, "train", 1, 2, "stop", "--topology", "ring:n=3")
+    assert finished.returncode == 1, finished.stderr
+    assert set(NO_ANSWER.findall(finished.stderr)) == {("rank 1", str(TIMEOUT), "in round 2")}
+
+
+# A signal before the first round.
+
+
+def check_stopped_before_the_first_round(code: int, errors: str, folder: Path, number: signal.Signals) -> None:
+    assert code == 3, errors
+    told = [line for line in errors.splitlines() if line.startswith("mpisim: ")]
+    assert told == [f"mpisim: stopped by {number.name} before the first round"]
+    assert "Traceback" not in errors
+    assert {path.name for path in folder.iterdir()} <= {"lingers"}
+
+
+@pytest.mark.parametrize(("step", "rank"), [("options", 0), ("device", 2)])
+def test_a_signal_to_one_rank_before_there_is_a_log_ends_all_with_one_line(
+    tmp_path: Path, step: str, rank: int
+) -> None:
+    finished = faulty(tmp_path, 3, step, rank, 1, "term")
+    check_stopped_before_the_first_round(finished.returncode, finished.stderr, tmp_path, signal.SIGTERM)
+
+
+SIGNALLED_AT_IMPORT = """
+import os
+import signal
+import sys
+
+class Signals:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1] and "1" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK")):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+from mpisim import run
+
+sys.meta_path.insert(0, Signals())
+sys.exit(run.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("module", ["mpi4py.MPI", "torch._C"])
+def test_a_signal_to_one_rank_that_still_imports_ends_all_with_one_line(tmp_path: Path, module: str) -> None:
+    """Before MPI has started, too, where the others would wait for a rank that ends, for ever."""
+    finished = launch(tmp_path, "mpiexec", "-n", 2, sys.executable, "-c", SIGNALLED_AT_IMPORT, module, *KEPT)
+    check_stopped_before_the_first_round(finished.returncode, finished.stderr, tmp_path, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [
+        (signal.SIGTERM, "mpiexec"),
+        (signal.SIGINT, "mpiexec"),
+        (signal.SIGINT, "all, as a terminal does"),
+        (signal.SIGTERM, "rank 0"),
+        (signal.SIGINT, "rank 1"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_signal_ends_a_start_that_takes_long_soon(tmp_path: Path, number: signal.Signals, whom: str) -> None:
+    script = [sys.executable, faulty_run.__file__, "decide", "0", "1", "linger", *KEPT]
+    with subprocess.Popen(
+        ["mpiexec", "-n", "3", *script],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            while not (tmp_path / "lingers").exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            time.sleep(1)  # the others come to wait for rank 0
+            if whom == "mpiexec":
+                process.send_signal(number)
+            elif whom.startswith("rank"):
+                os.kill(ranks_among(descendants(process.pid))[int(whom[-1])], number)
+            else:
+                os.killpg(process.pid, number)
+            _, errors = process.communicate(timeout=SECONDS)
+        finally:
+            kill([*descendants(process.pid), process.pid] if process.poll() is None else [])
+    check_stopped_before_the_first_round(process.returncode, errors, tmp_path, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_the_start_of_one_rank_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mpisim.simulation.decide", lambda *_: os.kill(os.getpid(), number))
+    code = main(KEPT)
+    check_stopped_before_the_first_round(code, capsys.readouterr().err, tmp_path, number)
+
+
+@pytest.mark.parametrize(("step", "rank"), [("open", 0), ("brief", 1)])
+def test_a_signal_once_the_log_is_opened_ends_the_run_after_a_round(tmp_path: Path, step: str, rank: int) -> None:
+    finished = faulty(tmp_path, 3, step, rank, 1, "term")
+    assert finished.returncode == 3, finished.stderr
+    assert finished.stderr == ""
+    with h5py.File(tmp_path / "disk/log.h5") as log:
+        assert log.attrs["status"] == "interrupted"
+        assert log["round"][:].tolist() == [1]
 
 
 # A disk that fails.
@@ -188,7 +347,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., None]]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize(("step", "rank", "num_logged"), [("append", 0, 2), ("write_shard", 1, 3)])
+@pytest.mark.parametrize(("step", "rank", "num_logged"), [("append", 0, 2), ("write_shard", 1, 2)])
 def test_a_full_disk_leaves_all_whole_and_the_run_goes_on(
     tmp_path: Path,
     small_disk: Callable[..., None],
@@ -552,32 +711,24 @@ def test_any_idx_file_is_an_array_or_the_one_line_error(content: bytes) -> None:
         assert content == idx(array.shape, array.tobytes())
 
 
-@pytest.fixture(scope="module")
-def log_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("log") / "log.h5"
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"schema": "mpisim-log", "schema_version": 1, "config": "{}"})
-        file["round"] = np.arange(3)
-    return path.read_bytes()
-
-
 def read_log(path: Path) -> str:
     with open_file(path) as file:
         return str(file.attrs["schema"])
 
 
-def test_any_log_is_a_log_or_the_one_line_error(log_bytes: bytes) -> None:
-    """Every byte of a small log, its attributes among them, becomes another in some example."""
+def test_any_log_is_a_log_or_the_one_line_error(tmp_path: Path, log_content: LogContent) -> None:
+    """Eight bytes anywhere in a log, its attributes among them, become others."""
     rng = np.random.default_rng(0)
-    whole = np.frombuffer(log_bytes, dtype=np.uint8)
+    whole = np.frombuffer(log_content.write(tmp_path / "log.h5", [log_content.round()]).read_bytes(), dtype=np.uint8)
+    starts = rng.choice(len(whole) // 8, 1_000, replace=False) * 8
     opened = 0
-    for start in range(0, len(whole), 8):
+    for start in starts.tolist():
         content = whole.copy()
-        content[start : start + 8] = rng.integers(0, 256, len(content[start : start + 8]))
+        content[start : start + 8] = rng.integers(0, 256, 8)
         schema = check_reader(read_log, "log.h5", content.tobytes())
         assert schema in (None, "mpisim-log")
         opened += schema is not None
-    assert 0 < opened < len(whole) / 8
+    assert 0 < opened < len(starts)
 
 
 @FEW

@@ -176,6 +176,42 @@ def test_resume_without_a_log_begins_one(here, capsys, undisturbed):
     check_same(Path("run.h5"), undisturbed())
 
 
+@pytest.mark.parametrize("output", [True, False], ids=["--output", "the run's name"])
+def test_resume_without_the_log_of_the_checkpoints_is_refused_until_it_is_back(
+    here, monkeypatch, capsys, undisturbed, output
+):
+    arguments = COMMON if output else [option for option in COMMON if option not in ("--output", "run.h5")]
+    path = Path("run.h5" if output else "results/run.h5")
+    die_in(6, monkeypatch=monkeypatch, arguments=arguments, path=path)
+    path.rename("elsewhere.h5")
+    before = contents(here)
+    assert main([*arguments, "--quiet", "--resume"]) == 2
+    assert capsys.readouterr().err == (
+        f"mpisim: {path}: is not there, but its checkpoints in {checkpoint_folder(path)} are: put it back to go on with"
+        f" --resume, or begin anew with --output {path} --overwrite\n"
+    )
+    assert contents(here) == before
+    Path("elsewhere.h5").rename(path)
+    assert main([*arguments, "--resume"]) == 0
+    assert "resumed       after round 4" in capsys.readouterr().out
+    check_same(path, undisturbed())
+
+
+def test_a_new_run_does_not_take_checkpoints_away_whose_log_is_elsewhere(here, monkeypatch, capsys):
+    named = [option for option in COMMON if option not in ("--output", "run.h5")]
+    die_in(6, monkeypatch=monkeypatch, arguments=named, path="results/run.h5")
+    Path("results/run.h5").rename("elsewhere.h5")
+    before = contents(here)
+    assert main([*named, "--quiet", "--output", "results/run.h5"]) == 2
+    assert "results/run.h5: is not there, but its checkpoints" in capsys.readouterr().err
+    assert contents(here) == before
+    assert main([*named, "--quiet"]) == 0
+    assert Path("results/run-2.h5").exists()
+    assert contents(here).items() >= before.items()
+    assert main([*named, "--quiet", "--output", "results/run.h5", "--overwrite", "--rounds", "1"]) == 0
+    assert rounds_kept(Path("results/run.h5")) == [1]
+
+
 def test_resume_without_output_goes_on_with_the_last_log_of_the_name(here, monkeypatch, undisturbed):
     named = [option for option in COMMON if option not in ("--output", "run.h5")]
     assert main([*named, "--quiet", "--seed", "5"]) == 0

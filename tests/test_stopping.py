@@ -1,4 +1,4 @@
-"""A signal is noted while somebody listens, one press counts once, and handlers are put back."""
+"""A signal is noted, or stops at once, while somebody listens; one press counts once; handlers are put back."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from mpisim.ranks import stopping
-from mpisim.ranks.stopping import StopRequest
+from mpisim.ranks.stopping import Stopped, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -27,6 +27,37 @@ def test_a_second_press_is_an_interrupt(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_at_once_and_is_named_as_long_as_that_is_wanted(monkeypatch, number):
+    monkeypatch.setattr(stopping, "SAME_PRESS_SECONDS", -1.0)
+    stop = StopRequest()
+    with stop.listening():
+        stop.stop_at_once()
+        for _ in range(2):  # the first one may have met code that stops for nothing
+            with pytest.raises(Stopped, match=f"^{number.name}$"):
+                os.kill(os.getpid(), number)
+        assert stop.asked
+        stop.only_note()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_came_before_stops_as_soon_as_that_is_wanted():
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            stop.stop_at_once()
+
+
+def test_the_same_press_does_not_stop_what_is_stopping():
+    stop = StopRequest()
+    with stop.listening():
+        stop.stop_at_once()
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_in_another_thread_nothing_is_noted_and_nothing_fails():

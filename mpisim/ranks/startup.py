@@ -18,13 +18,13 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisim.errors import InputError
-from mpisim.ranks.waiting import Waiting
+from mpisim.ranks.waiting import FORWARDING_SECONDS, Waiting
 
 # Each launcher's word for the number of ranks it started, and for this one: PALS, Hydra, Open MPI, Slurm, PMIx.
 # Not SLURM_NTASKS and SLURM_PROCID: a batch script's own shell has them too, with several ranks still to be launched.
 SIZE_VARIABLES = ("PALS_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 RANK_VARIABLES = ("PALS_RANKID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-FORWARDING_SECONDS = 0.5  # a launcher forwards the last words of a rank before it kills all; not always at once
+RANK_ZERO_SECONDS = 2.0  # for rank 0 to come to its last words, in the name of all
 MAX_CORES = 8192  # of one host; Linux's own limit
 
 
@@ -123,15 +123,30 @@ def abort(comm: MPI.Comm) -> None:
 
     Returns where there is one rank, whose exception then ends the process by itself.
     """
-    text = traceback.format_exc()
+    whose = f"rank {comm.rank} of {comm.size} on {socket.gethostname()}"
+    _end_all(comm, 1, f"mpisim: {whose} failed:\n{traceback.format_exc()}")
+
+
+def stop_all(comm: MPI.Comm, signal_name: str) -> None:
+    """End every rank with code 3, for a signal that came to this one before there was anything to keep; say so.
+
+    As a rule it came to all, and rank 0 says it for them. Returns where there is one rank.
+    """
+    if comm.rank != 0:
+        time.sleep(RANK_ZERO_SECONDS)
+    _end_all(comm, 3, f"mpisim: stopped by {signal_name} before the first round\n")
+
+
+def _end_all(comm: MPI.Comm, code: int, last_words: str) -> None:
+    """End every rank; return where there is one."""
     _flush(sys.stdout)
     with suppress(OSError):  # words that cannot be said must not keep the other ranks waiting
-        sys.stderr.write(f"mpisim: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}")
+        sys.stderr.write(last_words)
     _flush(sys.stderr)
     if comm.size > 1:
         time.sleep(FORWARDING_SECONDS)
-        comm.Abort(1)
-        os._exit(1)  # some MPIs return from it, and leave the end to the launcher
+        comm.Abort(code)
+        os._exit(code)  # some MPIs return from it, and leave the end to the launcher
 
 
 def _flush(output: TextIO) -> None:

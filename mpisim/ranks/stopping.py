@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGINT are noted, and the round that runs is finished before the run ends."""
+"""Being asked to stop, by SIGTERM or SIGINT: at once while there is nothing to keep, then after the round that runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from types import FrameType
 SAME_PRESS_SECONDS = 1.0
 
 
+class Stopped(BaseException):
+    """A signal, whose name is the message, has come to a rank that is to stop at once."""
+
+
 class StopRequest:
     """Whether this rank has been asked to stop.
 
@@ -24,6 +28,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.asked = False
         self._first = 0.0
+        self._name = ""
+        self._at_once = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,9 +48,23 @@ class StopRequest:
             for number, handler in zip(signals, before, strict=True):
                 signal.signal(number, handler)
 
+    def stop_at_once(self) -> None:
+        """From here on, raise Stopped at a signal; here, if one has come already."""
+        self._at_once = True
+        if self.asked:
+            raise Stopped(self._name)
+
+    def only_note(self) -> None:
+        """From here on, note signals and go on."""
+        self._at_once = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        now = time.monotonic()
-        if not self.asked:
-            self.asked, self._first = True, now
-        elif number == signal.SIGINT and now - self._first > SAME_PRESS_SECONDS:
+        now, again = time.monotonic(), self.asked
+        if not again:
+            self.asked, self._first, self._name = True, now, signal.Signals(number).name
+        elif now - self._first <= SAME_PRESS_SECONDS:
+            return
+        if self._at_once:
+            raise Stopped(self._name)
+        if again and number == signal.SIGINT:
             raise KeyboardInterrupt

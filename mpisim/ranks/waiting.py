@@ -10,15 +10,23 @@ Nobody calls a blocking collective but through this file.
 from __future__ import annotations
 
 import math
+import os
+import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from mpi4py import MPI
 
+from mpisim.ranks.rollcall import RollCall
+
 SLEEP_SHARE = 0.05
 LONGEST_SLEEP = 0.004  # seconds; 20 ranks that look so often, some 25 µs each, take 13 % of a core
 SPINS_BEFORE_SLEEP = 3  # looks that find what is already there, or nearly
+LISTENS_EVERY = 0.25  # seconds of a wait: whether another rank calls the roll
+FORWARDING_SECONDS = 0.5  # a launcher forwards the last words of a rank before it kills all; not always at once
 
 
 def named_ranks(ranks: Sequence[int]) -> str:
@@ -39,11 +47,20 @@ class Waiting:
         Whether to look without a pause: only where each rank of the host has a core of its own.
     timeout : float
         Seconds after which a wait is given up.
+    comm : MPI communicator, optional
+        Of all ranks, which answer each other while they wait, so that the one that stands still is named.
+
+    Attributes
+    ----------
+    step : str
+        When or while what this rank waits: it is told with who does not answer.
     """
 
-    def __init__(self, spin: bool = False, timeout: float = math.inf):
+    def __init__(self, spin: bool = False, timeout: float = math.inf, comm: MPI.Comm | None = None):
         self.spin = spin
         self.timeout = timeout
+        self.step = "in start-up"
+        self._roll_call = None if comm is None else RollCall(comm)
 
     def until(self, done: Callable[[], bool], missing: Callable[[], str] = lambda: "the other ranks") -> None:
         """Wait until ``done()`` is true.
@@ -53,7 +70,7 @@ class Waiting:
         done : function
             It must let MPI make progress (any Test does).
         missing : function
-            Says who is waited for, once that takes too long.
+            Says who is waited for, once that takes too long and all answer.
 
         Raises
         ------
@@ -63,11 +80,16 @@ class Waiting:
         for _ in range(SPINS_BEFORE_SLEEP):
             if done():
                 return
-        started = time.perf_counter()
+        started, next_listening = time.perf_counter(), LISTENS_EVERY
         while not done():
             waited = time.perf_counter() - started
             if waited > self.timeout:
-                raise TimeoutError(f"{missing()} did not answer for {waited:.0f} s (--timeout)")
+                late = missing()
+                absent = [] if self._roll_call is None else self._roll_call.absent()
+                raise TimeoutError(self._no_answer(named_ranks(absent) if absent else late))
+            if self._roll_call is not None and waited > next_listening:
+                self._roll_call.answer()
+                next_listening = waited + LISTENS_EVERY
             if not self.spin:
                 time.sleep(min(LONGEST_SLEEP, SLEEP_SHARE * waited))
 
@@ -97,13 +119,13 @@ class Waiting:
 
     def split(self, comm: MPI.Intracomm, color: int) -> MPI.Intracomm:
         """Return the communicator of the ranks of the same color. Collective; ranks enter it together."""
-        self.barrier(comm)
-        return MPI.Intracomm(comm.Split(color, comm.rank))
+        with self._together(comm):
+            return MPI.Intracomm(comm.Split(color, comm.rank))
 
     def split_by_host(self, comm: MPI.Intracomm) -> MPI.Intracomm:
         """Return the communicator of the ranks that share this host. Collective; ranks enter it together."""
-        self.barrier(comm)
-        return MPI.Intracomm(comm.Split_type(MPI.COMM_TYPE_SHARED))
+        with self._together(comm):
+            return MPI.Intracomm(comm.Split_type(MPI.COMM_TYPE_SHARED))
 
     def connect(
         self,
@@ -123,5 +145,28 @@ class Waiting:
         rows : (list of int, list of int)
             The weight of each of those edges: rows of X per round.
         """
+        with self._together(comm):
+            return comm.Create_dist_graph_adjacent(sources, destinations, *rows)
+
+    @contextmanager
+    def _together(self, comm: MPI.Comm) -> Iterator[None]:
+        """Enter together what blocks in MPI, where this rank cannot look at the clock: a thread does."""
         self.barrier(comm)
-        return comm.Create_dist_graph_adjacent(sources, destinations, *rows)
+        watch = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), self._end)
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    def _end(self) -> None:
+        """End this rank, and so the job, from a thread, which may not call MPI."""
+        with suppress(OSError):
+            sys.stderr.write(f"mpisim: {self._no_answer('another rank')}\n")
+            sys.stderr.flush()
+        time.sleep(FORWARDING_SECONDS)
+        os._exit(1)
+
+    def _no_answer(self, who: str) -> str:
+        return f"{who} did not answer for {self.timeout:g} s {self.step} (--timeout)"
