@@ -223,7 +223,7 @@ def show(comparison: Comparison) -> None:
         ]
         for group in comparison.groups
     ]
-    columns.show(headings, cells, left=headings[: len(differing)])
+    columns.show(headings, cells, headings[: len(differing)], spare=("IID", "OOD", "IID AUC", "rank correlation"))
     for line in _answers(comparison):
         print(line)
 

@@ -104,8 +104,8 @@ class Run:
         if self.option("ood") == "none":
             return "no OOD node"
         if self.option("ood_node") is not None:
-            nodes = self.option("ood_node")
-            return f"OOD at node{'s' * (len(nodes) > 1)} {', '.join(map(str, nodes))}"
+            nodes = str(self.row["ood_nodes"]).split()
+            return f"OOD at node{'s' * (len(nodes) > 1)} {', '.join(nodes)}"
         return f"OOD at degree rank {self.option('ood_rank') or 1}"
 
 

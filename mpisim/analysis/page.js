@@ -1,11 +1,12 @@
 // The page: what is chosen, and what follows from it.
 
 const MAX_SHOWN = 4;
+// The buttons by name: among those that plotly would show is one that sends the data to a server.
 const CONFIG = {
   displaylogo: false,
-  responsive: false,
   displayModeBar: isTouched ? false : "hover",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+  plotlyServerURL: "",
 };
 const at = (id) => document.getElementById(id);
 

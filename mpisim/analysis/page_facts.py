@@ -40,12 +40,12 @@ def facts_of(file: h5py.File) -> list[str]:
     """Return a few words each about the topology, the OOD nodes and the ranks of a run."""
     degrees, ood_nodes, num_ranks = file["degree"][:], np.flatnonzero(file["is_ood"][:]), len(file["rank"])
     rank_of = degree_rank(degrees)
-    named = [f"{node} (degree {degrees[node]}, rank {rank_of[node]})" for node in ood_nodes[:MAX_OOD_NAMED]]
+    named = [f"{node} (degree {degrees[node]}, degree rank {rank_of[node]})" for node in ood_nodes[:MAX_OOD_NAMED]]
     more = f" and {len(ood_nodes) - MAX_OOD_NAMED} more" if len(ood_nodes) > MAX_OOD_NAMED else ""
     return [
         f"{len(degrees):,} nodes, {int(degrees.sum()) // 2:,} edges",
         f"OOD node{'s' if len(named) > 1 else ''} {', '.join(named)}{more}" if named else "no OOD node",
-        f"{num_ranks:,} rank{'' if num_ranks == 1 else 's'}",
+        f"{num_ranks:,} MPI rank{'' if num_ranks == 1 else 's'}",
     ]
 
 

@@ -158,7 +158,7 @@ function nodesInRound(run, quantity, round, { card }) {
     color: run.order.map((node) => (Number.isNaN(values[node]) ? card : values[node])),
     text: run.order.map((node) =>
       [
-        `<b>node ${node}</b>, degree ${degree[node]} (rank ${degree_rank[node]})`,
+        `<b>node ${node}</b>, degree ${degree[node]} (degree rank ${degree_rank[node]})`,
         `${samples[node]} samples, on MPI rank ${rank[node]}`,
         `IID accuracy ${formatted(iid[node])}, OOD ${formatted(ood[node])}`,
       ].join("<br>"),

@@ -9,6 +9,7 @@ const NAMES = {
   train_loss: "training loss",
 };
 const PARTS = ["train", "test", "exchange", "mix", "log"];
+const FONT = "system-ui, sans-serif";
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const MANY_NODES = 200; // from here on WebGL draws them
 const SINGLE_LINES = 64; // up to here each node has a curve
@@ -40,14 +41,14 @@ function colors() {
 
 function baseLayout(color, more) {
   return {
-    font: { family: "system-ui, sans-serif", size: 13, color: color.text },
+    font: { family: FONT, size: 13, color: color.text },
     paper_bgcolor: "transparent",
     plot_bgcolor: "transparent",
     showlegend: false,
     hovermode: "closest",
     margin: { l: 48, r: 12, t: 26, b: 40 },
-    modebar: { color: color.muted, activecolor: color.text, bgcolor: "transparent" },
-    hoverlabel: { bgcolor: color.card, bordercolor: color.muted, font: { color: color.text } },
+    modebar: { color: color.muted, activecolor: color.text, bgcolor: color.card },
+    hoverlabel: { bgcolor: color.card, bordercolor: color.muted, font: { family: FONT, color: color.text } },
     dragmode: isTouched ? false : "zoom", // dragging scrolls the page
     ...more,
   };

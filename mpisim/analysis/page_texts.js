@@ -87,7 +87,8 @@ function figuresOfNode() {
   const { distance, measured, arrival } = focus.prediction;
   const scores = quantitiesOf(focus).filter((name) => name in NAMES || name === chosen);
   return [
-    ["degree", `${degree[node]} (rank ${degree_rank[node]})`],
+    ["degree", degree[node]],
+    ["degree rank", `${degree_rank[node]} of ${focus.size}`],
     ["samples", samples[node]],
     ["MPI rank", rank[node]],
     ["data", is_ood[node] ? "some out of distribution" : "clean"],

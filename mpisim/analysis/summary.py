@@ -133,7 +133,8 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     ----------
     rows : of ``mpisim.analysis.table``
     """
-    columns.show(HEADINGS, [_cells(row) for row in rows], left=("log", "strategy", "topology", "data", "status"))
+    cells = [_cells(row) for row in rows]
+    columns.show(HEADINGS, cells, ("log", "strategy", "topology", "data", "status"), SPARE, paths="log")
     count = {status: sum(row["status"] == status for row in rows) for status in ("running", "interrupted")}
     parts = [f"{len(rows)} runs", *(f"{number} {status}" for status, number in count.items() if number)]
     seconds = {part: float(sum(row[f"{part}_seconds"] for row in rows)) for part in PARTS}
@@ -144,6 +145,7 @@ HEADINGS = (
     *("log", "strategy", "topology", "data", "seed", "OOD node", "degree rank"),
     *("IID", "OOD", "IID AUC", "OOD AUC", "OOD/IID %", "rounds", "seconds", SHARES, "status"),
 )
+SPARE = (SHARES, "OOD/IID %", "IID", "OOD", "data", "rounds", "seed", "OOD node", "seconds", "status")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ from mpisim.sweep.executors import LAUNCHER, Executor, LocalExecutor, Orders
 from mpisim.sweep.expansion import Run, expand
 from mpisim.sweep.file import read_sweep
 from mpisim.sweep.machines import MACHINES
-from mpisim.sweep.state import DONE, FAILED, RUNNING, look
+from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, RUNNING, TO_DO, look
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,6 +142,8 @@ def _carry_out(runs: list[Run], options: argparse.Namespace, began: float) -> in
     text = f"{kinds.count(DONE):,} of {counted(len(runs))} done, in {folder}"
     for kind, words in ((FAILED, "failed"), (RUNNING, "left alone: another process is writing it")):
         text += f"; {kinds.count(kind):,} {words}" if kind in kinds else ""
+    if left := kinds.count(INTERRUPTED) + kinds.count(TO_DO):
+        text += f"; {left:,} left: the same command goes on"
     print(text, flush=True)
     for run, words in sweep.failures:
         print(f"mpisim: run {run.name}: {words}", file=sys.stderr)

@@ -22,6 +22,7 @@ from mpisim.sweep.state import (
     DONE,
     FAILED,
     LASTING,
+    RUNNING,
     State,
     failure_path,
     forget_failure,
@@ -88,6 +89,9 @@ class Sweep:
             except KeyboardInterrupt:
                 executor.tell(signal.SIGKILL)
                 wait(self._under_way)
+        for number, state in enumerate(self.states):
+            if state.kind == RUNNING:  # by somebody else, who may have ended since
+                self.states[number] = self._look(number) or self.states[number]
         if self._stops(stop, deadline) and any(state.kind not in (DONE, FAILED) for state in self.states):
             return STOPPED
         if self.failures:
