@@ -269,3 +269,9 @@ def test_a_terminal_without_our_letters_gets_the_table_all_the_same(tmp_path):
     done = subprocess.run(program, capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"?" in done.stdout  # in place of a dash
+
+
+def test_a_file_name_of_two_lines_is_told_in_one(tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "run\n.h5"), str(tmp_path / "other.h5")]) == 2
+    error = capsys.readouterr().err
+    assert error == f"mpisim: {tmp_path}/run\\n.h5: no such log\nmpisim: {tmp_path}/other.h5: no such log\n"

@@ -1,10 +1,13 @@
-"""The summary has the figures that one computes from the log by hand."""
+"""The summary of a log, and that of many, has the figures that one computes from the logs by hand."""
 
 import h5py
 import numpy as np
 import pytest
+from plain_logs import write_log
 
-from mpisim.analysis.summary import as_text, summarize
+from mpisim.analysis.summary import HEADINGS, as_text, show, summarize
+from mpisim.analysis.table import rows
+from mpisim.errors import InputError
 from mpisim.storage.log import Log
 from mpisim.storage.variables import WITHOUT_RECALL, logged_variables
 
@@ -99,3 +102,47 @@ def test_a_log_without_rounds_has_no_figures_and_no_warning(tmp_path, log_conten
     assert set(summary.seconds.values()) == {0.0}
     assert as_text(summary).splitlines()[1].split() == ["IID", "–", "–", "–", "–", "–"]
     assert as_text(summary).splitlines()[3].startswith("0 of 4 rounds in 0.0 s")
+
+
+def test_a_summary_of_many_has_a_line_for_each_and_one_for_all(tmp_path, capsys):
+    parts = {"train": 1.0, "test": 0.5, "exchange": 0.25, "mix": 0.25, "log": 0.0}
+    paths = [
+        write_log(
+            tmp_path / "a.h5",
+            *("star:n=4", "degree", [[0.5] * 4, [0.7] * 4], [[0.1] * 4, [0.3] * 4]),
+            seconds=parts,
+            rounds=5,
+            status="interrupted",
+        ),
+        write_log(tmp_path / "b.h5", "path:n=4", "fl", [[0.5] * 4], [[np.nan] * 4], ood_nodes=[], seed=3),
+    ]
+    show(rows(paths))
+    heading, first, second, total = capsys.readouterr().out.splitlines()
+    assert [*heading.split()] == [word for each in HEADINGS for word in each.split()]
+    assert first.split() == [
+        *(str(paths[0]), "degree", "star:n=4", "digits", "0", "0", "1"),
+        # 200 · (0.2 - 0.6) / (0.2 + 0.6); of 2 · (1 + 0.5 + 0.25 + 0.25) s
+        *("0.700", "0.300", "0.600", "0.200", "-100.0", "2/5", "4.0", "50·25·12·12·0", "interrupted"),
+    ]
+    assert second.split() == [
+        *(str(paths[1]), "fl", "path:n=4", "digits", "3", "–", "–"),
+        *("0.500", "–", "0.500", "–", "–", "1/1", "0.0", "–", "complete"),
+    ]
+    assert total == "2 runs, 1 interrupted; 4.0 s a rank: train 2.0, test 1.0, exchange 0.5, mix 0.5, log 0.0"
+
+
+def test_rounds_that_no_rank_has_a_figure_of_take_no_time_and_warn_nobody(tmp_path, log_content):
+    rounds = [
+        log_content.round(**seconds(train=[np.nan, np.nan])),
+        log_content.round(**seconds(train=[2.0, np.nan])),
+        log_content.round(**seconds(train=[1.0, 3.0])),
+    ]
+    assert summarize(log_content.write(tmp_path / "run.h5", rounds)).seconds["train"] == 2.0 + 2.0
+
+
+def test_a_broken_log_is_told_in_one_line(tmp_path, log_content):
+    path = log_content.write(tmp_path / "run.h5", [])
+    with h5py.File(path, "r+") as file:
+        del file["train_seconds"]
+    with pytest.raises(InputError, match=rf"^{path}: is a broken log: its variable train_seconds is missing$"):
+        summarize(path)

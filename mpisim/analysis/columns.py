@@ -24,6 +24,15 @@ def figure(value: float | str | None, decimals: int = 3) -> str:
     return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
 
 
+def counted(number: int, thing: str) -> str:
+    """Return how many of a thing there are.
+
+    >>> counted(1, "run"), counted(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def as_text(headings: Sequence[str], cells: Sequence[Sequence[str]], left: Collection[str] = ()) -> str:
     """Return a table as lines of text.
 

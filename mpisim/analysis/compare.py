@@ -211,7 +211,8 @@ def _median(values: np.ndarray) -> float:
 def show(comparison: Comparison) -> None:
     """Print the groups as a table, and the two answers."""
     shared = ", ".join(comparison.shared.values())
-    print(f"{comparison.num_runs} runs in {len(comparison.groups)} groups{f', all of them {shared}' if shared else ''}")
+    runs, groups = columns.counted(comparison.num_runs, "run"), columns.counted(len(comparison.groups), "group")
+    print(f"{runs} in {groups}{f', all of them {shared}' if shared else ''}")
     differing = list(comparison.groups[0].settings)
     headings = [*(name.replace("_", " ") for name in differing), "runs", *FIGURES.values(), "rank correlation"]
     cells = [
@@ -247,7 +248,7 @@ def _answers(comparison: Comparison) -> list[str]:
     if comparison.num_predicted:
         lines.append(
             "influence that W alone predicts, against OOD AUC, over nodes: median rank correlation"
-            f" {comparison.rank_correlation:.2f} of {comparison.num_predicted} runs"
+            f" {comparison.rank_correlation:.2f} of {columns.counted(comparison.num_predicted, 'run')}"
         )
     if comparison.num_unfinished:
         lines.append(f"{comparison.num_unfinished} of the runs are not complete: they count as far as they have come")

@@ -71,7 +71,7 @@ def relative_difference(iid_auc: np.ndarray | float, ood_auc: np.ndarray | float
     ----------
     arXiv 2505.11760, the figure of relative differences: 200 · (OOD − IID) / (OOD + IID), inferred from its range.
 
-    >>> float(relative_difference(0.6, 0.2))
+    >>> float(relative_difference(0.75, 0.25))
     -100.0
     """
     iid, ood = np.asarray(iid_auc, dtype=np.float64), np.asarray(ood_auc, dtype=np.float64)
@@ -98,7 +98,7 @@ def improvement(aware: np.ndarray, unaware: np.ndarray) -> float:
     ----------
     arXiv 2505.11760, whose headline this formula gives to 2 percent points.
 
-    >>> improvement(np.array([0.6, 0.4]), np.array([0.2, 0.4]))
+    >>> improvement(np.array([0.75, 0.5]), np.array([0.25, 0.5]))
     1.0
     """
     ratios = improvements(aware, unaware)

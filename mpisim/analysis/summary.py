@@ -136,7 +136,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     cells = [_cells(row) for row in rows]
     columns.show(HEADINGS, cells, ("log", "strategy", "topology", "data", "status"), SPARE, paths="log")
     count = {status: sum(row["status"] == status for row in rows) for status in ("running", "interrupted")}
-    parts = [f"{len(rows)} runs", *(f"{number} {status}" for status, number in count.items() if number)]
+    parts = [columns.counted(len(rows), "run"), *(f"{number} {status}" for status, number in count.items() if number)]
     seconds = {part: float(sum(row[f"{part}_seconds"] for row in rows)) for part in PARTS}
     print(f"{', '.join(parts)}; {_where_time_went(seconds)}")
 

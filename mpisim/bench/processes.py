@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -63,10 +64,10 @@ def simulate(folder: Path, ranks: int, *options: str, module: str = "mpisim.run"
     module : str
         What is run in place of ``mpisim.run``; it must know --output.
     """
-    log = folder / "run.h5"
-    log.unlink(missing_ok=True)
-    seconds, _ = run(on_ranks(ranks, "-m", module, *options, "--output", str(log)), folder)
-    return {WHOLE: seconds} | figures_of(log)
+    with tempfile.TemporaryDirectory(dir=folder) as place:  # each turn its own: a run goes with its checkpoints
+        log = Path(place) / "run.h5"
+        seconds, _ = run(on_ranks(ranks, "-m", module, *options, "--output", str(log)), folder)
+        return {WHOLE: seconds} | figures_of(log)
 
 
 def figures_of(log: Path) -> Figures:

@@ -74,7 +74,8 @@ def _readable(paths: Sequence[str], read: Callable[[str], Read]) -> list[Read]:
         try:
             found.append(read(path))
         except InputError as error:
-            print(f"mpisim: {error}", file=sys.stderr)
+            line = str(error).replace("\n", "\\n")  # whatever a file's name holds, it is one line
+            print(f"mpisim: {line}", file=sys.stderr)
     return found
 
 
