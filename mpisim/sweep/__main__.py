@@ -32,7 +32,7 @@ from mpisim.sweep.executors import LAUNCHER, Executor, LocalExecutor, Orders
 from mpisim.sweep.expansion import Run, expand
 from mpisim.sweep.file import read_sweep
 from mpisim.sweep.machines import MACHINES
-from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, RUNNING, TO_DO, look
+from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, RUNNING, TO_DO, look_at_all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             print(listing(runs))
         elif options.status:
-            states = [look(run, options.output_dir) for run in runs]
+            states = look_at_all(runs, options.output_dir)
             print(status(runs, states, options.output_dir, options.jobs or 1))
         else:
             code = _carry_out(runs, options, began)
@@ -132,7 +132,7 @@ def _carry_out(runs: list[Run], options: argparse.Namespace, began: float) -> in
     from mpisim.sweep.carrying_out import Sweep
 
     folder: Path = options.output_dir
-    states = [look(run, folder) for run in runs]
+    states = look_at_all(runs, folder)
     deadline = None if options.walltime is None else began + options.walltime
     executor = _executor(options, Orders(folder, options.ranks, deadline))
     progress = Progress(runs, states, folder, executor.slots)

@@ -28,17 +28,23 @@ def value_texts(values: Sequence[Options]) -> list[str]:
     >>> value_texts([{"topology": "ba:n=33,m=2,seed={seed}"}, {"topology": "graphs/a ring.txt"}])
     ['ba-n33-m2', 'a-ring']
     """
-    options = sorted({option for value in values for option in value}, key=ORDER.index)
+    in_all = set.intersection(*(set(value) for value in values))
+    options = sorted(
+        {option for value in values for option in value},
+        key=lambda option: (option not in in_all, option not in BARE, ORDER.index(option)),
+    )
     texts = [[option_text(option, value[option]) if option in value else "" for option in options] for value in values]
     taken: list[int] = []
     for column in range(len(options)):
-        if not taken or _num_distinct(texts, [*taken, column]) > _num_distinct(texts, taken):
+        if _telling(texts, [*taken, column]) > _telling(texts, taken):
             taken.append(column)
     return ["_".join(row[column] for column in taken if row[column]) for row in texts]
 
 
-def _num_distinct(texts: list[list[str]], columns: list[int]) -> int:
-    return len({tuple(row[column] for column in columns) for row in texts})
+def _telling(texts: list[list[str]], columns: list[int]) -> int:
+    """Return how much some columns tell: of how many values they say anything, and how many they tell apart."""
+    rows = [tuple(row[column] for column in columns) for row in texts]
+    return sum(any(row) for row in rows) + len(set(rows))
 
 
 def axis_rank(values: Sequence[Options]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,22 @@ class State:
     num_rounds: int = 0
     seconds: float = 0.0
     words: str = ""
+
+
+def look_at_all(runs: Sequence[Run], folder: Path) -> list[State]:
+    """Return how far each run is.
+
+    Raises
+    ------
+    InputError
+        If there is a log of a run's name, but of another experiment, or the folder is none.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output-dir {folder}: is not a folder")
+    try:
+        return [look(run, folder) for run in runs]
+    except OSError as error:
+        raise InputError(f"--output-dir {folder}: cannot be read: {error.strerror}") from error
 
 
 def look(run: Run, folder: Path) -> State:
