@@ -26,6 +26,26 @@ PLACEMENTS = ("contiguous", "mincut")
 WIRES = ("float32", "bfloat16")
 
 
+# Options that no result depends on: a run may go on with others. (On CPUs of one kind; threads may change roundings.)
+FREE = {
+    "checkpoint_every",
+    "data_dir",
+    "dry_run",
+    "name",
+    "no_download",
+    "output",
+    "overwrite",
+    "placement",
+    "quiet",
+    "resume",
+    "rounds",
+    "stop_on_nan",
+    "threads",
+    "timeout",
+    "walltime",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The options of a run, checked. A field left at None follows from the data set's recipe, or from the machine.

@@ -10,32 +10,13 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpisim.config import Config
+from mpisim.config import FREE, Config
 from mpisim.errors import InputError
 from mpisim.options import flag
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
 from mpisim.ranks.waiting import Waiting
 from mpisim.storage.checkpoint import BadCheckpoint, Checkpoint, Shard, checkpoint_folder, checkpoints
 from mpisim.storage.log import is_log
-
-# Options that no result depends on: a run may go on with others. (On CPUs of one kind; threads may change roundings.)
-FREE = {
-    "checkpoint_every",
-    "data_dir",
-    "dry_run",
-    "name",
-    "no_download",
-    "output",
-    "overwrite",
-    "placement",
-    "quiet",
-    "resume",
-    "rounds",
-    "stop_on_nan",
-    "threads",
-    "timeout",
-    "walltime",
-}
 
 
 def existing_log(config: Config) -> Path | None:

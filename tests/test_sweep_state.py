@@ -15,7 +15,6 @@ from mpisim.sweep.file import read_sweep
 from mpisim.sweep.state import (
     DONE,
     FAILED,
-    FREE,
     INTERRUPTED,
     RUNNING,
     TO_DO,
@@ -165,12 +164,6 @@ def test_a_log_with_more_rounds_is_of_another_experiment(runs, write):
     write(runs[0], 5, "complete", rounds=5)
     with pytest.raises(InputError, match=r"of another experiment \(--rounds 5 → 4\)"):
         look(runs[0], FOLDER)
-
-
-def test_a_run_may_go_on_with_what_resume_allows():
-    from mpisim import resuming  # which starts MPI
-
-    assert FREE == resuming.FREE
 
 
 # The time left.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpisim.config import FREE
 from mpisim.errors import InputError
 from mpisim.options import flag
 from mpisim.sweep.expansion import Run
@@ -16,26 +17,6 @@ from mpisim.sweep.expansion import Run
 DONE, RUNNING, INTERRUPTED, FAILED, TO_DO = KINDS = ("done", "running", "interrupted", "failed", "to do")
 LASTING = (DONE, RUNNING)  # states in which there is nothing to start
 SECONDS = tuple(f"{part}_seconds" for part in ("train", "test", "exchange", "mix", "log"))
-
-# Options that a run may go on with others of, as ``mpisim.resuming`` has them: that one starts MPI when it is imported,
-# and a sweep only starts processes that do.
-FREE = {
-    "checkpoint_every",
-    "data_dir",
-    "dry_run",
-    "name",
-    "no_download",
-    "output",
-    "overwrite",
-    "placement",
-    "quiet",
-    "resume",
-    "rounds",
-    "stop_on_nan",
-    "threads",
-    "timeout",
-    "walltime",
-}
 
 
 @dataclass(frozen=True)
