@@ -112,8 +112,18 @@ function drawCurves() {
   return drawn("curves", curvesFigure({ shown, focus, quantity, round, selected, width: at("curves").clientWidth }));
 }
 
-const drawPrediction = () =>
-  at("prediction").hidden || drawn("prediction", predictionFigure({ run: state.focus, selected: state.selected }));
+async function drawPrediction() {
+  const { focus, selected } = state;
+  const { predicted, rank_correlation } = focus.prediction;
+  const isKnown = predicted.some(Number.isFinite);
+  at("why").hidden = !focus.scores.ood_accuracy;
+  at("prediction").hidden = !isKnown;
+  at("correlation").textContent = isKnown
+    ? `How much of the OOD node's model each node has by the mixing weights of round 1, over the rounds, against what
+      it knows. Rank correlation (Spearman): ${formatted(rank_correlation, 2)}.`
+    : "There is no prediction: the mixing weights follow from the models.";
+  if (!at("why").hidden && isKnown) await drawn("prediction", predictionFigure({ run: focus, selected }));
+}
 
 const drawSeconds = () => drawn("seconds", secondsFigure({ run: state.focus, of: state.seconds }));
 
@@ -126,33 +136,10 @@ async function draw() {
   writeTables();
   writeNode();
   writeRound();
-  writePrediction();
-  await Promise.all([drawGraphs(), drawCurves()]);
-  drawInSight("why", drawPrediction);
-  drawInSight("time", drawSeconds);
-}
-
-// What is out of sight is drawn when it comes into it.
-const due = new Map();
-const sight = new IntersectionObserver(
-  (entries) => {
-    for (const { target, isIntersecting } of entries) {
-      target.isInSight = isIntersecting;
-      if (isIntersecting) drawDue(target);
-    }
-  },
-  { rootMargin: "200px" },
-);
-
-function drawInSight(id, drawPart) {
-  due.set(at(id), drawPart);
-  if (at(id).isInSight) drawDue(at(id));
-}
-
-function drawDue(section) {
-  const drawPart = due.get(section);
-  due.delete(section);
-  drawPart?.();
+  for (const drawPart of [drawGraphs, drawCurves, drawPrediction, drawSeconds]) {
+    await drawPart();
+    await new Promise((resolve) => setTimeout(resolve)); // the browser shows it
+  }
 }
 
 // Of all that is drawn only colors, texts and a line move with the round.
@@ -273,9 +260,6 @@ function listen() {
     draw();
   });
   document.addEventListener("keydown", onKey);
-  sight.observe(at("why"));
-  sight.observe(at("time"));
-  addEventListener("beforeprint", () => [...due.keys()].forEach(drawDue));
   let width = innerWidth;
   let wait;
   addEventListener("resize", () => {

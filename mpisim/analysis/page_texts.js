@@ -109,17 +109,6 @@ function figuresOfNode() {
   ];
 }
 
-function writePrediction() {
-  const { predicted, rank_correlation } = state.focus.prediction;
-  const isKnown = predicted.some(Number.isFinite);
-  at("why").hidden = !state.focus.scores.ood_accuracy;
-  at("prediction").hidden = at("why").hidden || !isKnown;
-  at("correlation").textContent = isKnown
-    ? `How much of the OOD node's model each node has by the mixing weights of round 1, over the rounds, against what
-      it knows. Rank correlation (Spearman): ${formatted(rank_correlation, 2)}.`
-    : "There is no prediction: the mixing weights follow from the models.";
-}
-
 function writeNode() {
   const { focus, selected } = state;
   const neighbors = focus.neighbors[selected] ?? [];
