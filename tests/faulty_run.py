@@ -22,6 +22,7 @@ import mpisim.arguments
 import mpisim.exchange.neighborhood
 import mpisim.keeping
 import mpisim.nodes
+import mpisim.ranks.startup
 import mpisim.ranks.waiting
 import mpisim.results
 import mpisim.rounds
@@ -31,6 +32,7 @@ from mpisim import run
 from mpisim.config import Config
 
 Config.timeout = 4.0  # until the options are known
+mpisim.ranks.startup.FINALIZE_SECONDS = 4.0
 STEPS = {
     "options": (mpisim.arguments, "parse_config"),
     "decide": (mpisim.simulation, "decide"),
@@ -53,6 +55,7 @@ STEPS = {
     "append": (mpisim.storage.log.Log, "append"),
     "write_shard": (mpisim.keeping, "write_shard"),
     "commit": (mpisim.keeping, "commit"),
+    "end": (mpisim.ranks.startup.faulthandler, "dump_traceback_later"),
 }
 DISK = Path("disk")  # where the log of a run is whose disk fails
 MESSAGE = "the tile is gone"
@@ -107,4 +110,4 @@ def inject(step, rank, call, fault):
 if __name__ == "__main__":
     mpisim.ranks.waiting.Waiting().barrier(MPI.COMM_WORLD)
     inject(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
-    sys.exit(run.main(sys.argv[5:]))
+    mpisim.ranks.startup.end(run.main(sys.argv[5:]))

@@ -172,6 +172,15 @@ def test_a_rank_that_stands_still_within_mpi_ends_all(tmp_path: Path) -> None:
     }
 
 
+def test_a_rank_that_stands_still_when_all_is_done_ends_all(tmp_path: Path) -> None:
+    finished = faulty(tmp_path, 3, "end", 1, 1, "stop")
+    assert finished.returncode not in (0, 2, 3)
+    assert f"Timeout (0:00:0{TIMEOUT})!" in finished.stderr
+    assert "in end" in finished.stderr
+    with h5py.File(tmp_path / "disk/log.h5") as log:
+        assert log.attrs["status"] == "complete"
+
+
 def test_ranks_without_nodes_wait_longer_than_the_timeout_and_are_not_named(tmp_path: Path) -> None:
     finished = faulty(tmp_path, 5, "train", 1, 2, "stop", "--topology", "ring:n=3")
     assert finished.returncode == 1, finished.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import socket
 import sys
@@ -25,6 +26,7 @@ from mpisim.ranks.waiting import FORWARDING_SECONDS, Waiting
 SIZE_VARIABLES = ("PALS_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 RANK_VARIABLES = ("PALS_RANKID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 RANK_ZERO_SECONDS = 2.0  # for rank 0 to come to its last words, in the name of all
+FINALIZE_SECONDS = 60.0  # for MPI's own end, in which all that a run leaves is on disk already
 MAX_CORES = 8192  # of one host; Linux's own limit
 
 
@@ -160,7 +162,10 @@ def end(code: int) -> NoReturn:
     Python frees every object of torch before it ends, 0.6 s of each rank's CPU time and 7 s at 24 ranks on 2 cores, for
     memory that the system takes back at once. C's own exit handlers do run: MPI tells the launcher goodbye in one.
     """
+    # mpi4py keeps Python's lock in there, so no thread of Python's could end the wait for a rank that stands still.
+    faulthandler.dump_traceback_later(FINALIZE_SECONDS, exit=True)
     MPI.Finalize()
+    faulthandler.cancel_dump_traceback_later()
     _flush(sys.stdout)
     _flush(sys.stderr)
     ctypes.CDLL(None).exit(code)
