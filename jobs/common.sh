@@ -59,6 +59,10 @@ from mpisim.graphs.generators import make_topology
 sys.exit(exit_code(lambda: print(make_topology(parse_config(sys.argv[1:]).topology).num_nodes)))
 PYTHON
     ) || exit
+    if [[ ! $num_nodes =~ ^[0-9]+$ ]]; then # --help
+        printf '%s\n' "$num_nodes"
+        exit
+    fi
     show_ranks "$num_hosts" "$num_ranks"
     if ((num_ranks <= num_nodes)); then
         row nodes "$num_nodes in the topology, up to $(((num_nodes + num_ranks - 1) / num_ranks)) on a rank"

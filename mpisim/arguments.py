@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mpisim.config import Config
-from mpisim.errors import InputError
+from mpisim.errors import InputError, line_of
 from mpisim.options import flag
 
 
@@ -33,7 +33,7 @@ def exit_code(command: Callable[[], object]) -> int:
     try:
         command()
     except InputError as error:
-        print(f"mpisim: {error}", file=sys.stderr)
+        print(line_of(error), file=sys.stderr)
         return 2
     return 0
 

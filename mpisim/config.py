@@ -24,26 +24,7 @@ SMALLEST_TEMPERATURE = 1e-30
 DEVICES = ("auto", "cpu", "cuda", "xpu")
 PLACEMENTS = ("contiguous", "mincut")
 WIRES = ("float32", "bfloat16")
-
-
-# Options that no result depends on: a run may go on with others. (On CPUs of one kind; threads may change roundings.)
-FREE = {
-    "checkpoint_every",
-    "data_dir",
-    "dry_run",
-    "name",
-    "no_download",
-    "output",
-    "overwrite",
-    "placement",
-    "quiet",
-    "resume",
-    "rounds",
-    "stop_on_nan",
-    "threads",
-    "timeout",
-    "walltime",
-}
+TRANSPORTS = ("mpi", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +162,12 @@ class Config:
     wire: str = option(
         "execution", "float32", str, "what neighbors' models are rounded to: bfloat16 is half the bytes", choices=WIRES
     )
+    transport: str = option(
+        "execution", "mpi", str, "what carries models: MPI, or torch.distributed between devices", choices=TRANSPORTS
+    )
+    gpu_aware: bool = option("execution", False, bool, "give MPI device memory, once it has passed a test")
+    precision: str = option("execution", "float32", str, "of the factors of products; else float32", choices=WIRES)
+    deterministic: bool = option("execution", False, bool, "compute the same bits each time, on a GPU too")
     threads: int | None = option(
         "execution", None, int, "per rank; by default the host's cores / its ranks", least=1, most=1024
     )
@@ -215,6 +202,19 @@ class Config:
     dry_run: bool = option("keeping", False, bool, "print the plan and stop")
     quiet: bool = option("keeping", False, bool, "print nothing but errors")
 
+    estimate: tuple[int, ...] | None = option(
+        "estimate", None, int, "print what the run takes on these numbers of ranks, and stop", count="+", least=1
+    )
+    ranks_per_host: int | None = option(
+        "estimate", None, int, "of another machine, where each has cores of its own (all on this one)", least=1
+    )
+    latency: float | None = option(
+        "estimate", None, float, "of a message between two ranks, in µs (measured here)", above=0, most=1e9
+    )
+    bandwidth: float | None = option(
+        "estimate", None, float, "between two ranks, in GB/s each way (measured here)", above=0, most=1e9
+    )
+
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
@@ -248,6 +248,10 @@ class Config:
             raise InputError("--evaluate-every epoch: tests trained models: take --evaluate-at trained, or both")
         if self.stack is not None and self.engine == "sequential":
             raise InputError("--stack: is for --engine batched, or auto")
+        if self.dry_run and self.estimate is not None:
+            raise InputError("--dry-run and --estimate: give one of them")
+        if self.gpu_aware and self.transport == "device":
+            raise InputError("--gpu-aware: is for --transport mpi")
         if self.overwrite and self.resume:
             raise InputError("--overwrite and --resume: give one of them")
         if self.overwrite and self.output is None:

@@ -1,4 +1,4 @@
-"""The one exception for input that is wrong, and the wording of an unknown name."""
+"""The one exception for input that is wrong, the line that tells it, and the wording of an unknown name."""
 
 from collections.abc import Iterable
 
@@ -18,3 +18,13 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> InputError:
     InputError("unknown strategy 'degre': choose from betweenness, degree")
     """
     return InputError(f"unknown {kind} {name!r}: choose from {', '.join(sorted(choices))}")
+
+
+def line_of(error: InputError) -> str:
+    r"""Return what a command says of wrong input: one line, whatever the user wrote or a file is called.
+
+    >>> print(line_of(InputError("run\n.h5: no such log")))
+    mpisim: run\n.h5: no such log
+    """
+    shown = (character if character.isprintable() else ascii(character)[1:-1] for character in str(error))
+    return f"mpisim: {''.join(shown)}"

@@ -145,12 +145,7 @@ def decide(config: Config, num_ranks: int) -> Experiment:
     dealt = deal(config, topology, ood_nodes, train, test)
     shards, test_split = dealt.shards, dealt.test_split
     rule = mixing_rule(topology, config.strategy, _num_samples(shards), config.normalize, config.link_dropout)
-    if config.placement == "mincut":
-        rank_of_node = mincut(rule.indptr, rule.indices, _num_samples(shards), num_ranks)
-    else:
-        rank_of_node = contiguous(topology.num_nodes, num_ranks)
-    whole_rows = rule.similarity or config.exchanges > 1
-    plans = plan_messages(rule, rank_of_node, StateLayout.of(module).num_columns, WIRES[config.wire], whole_rows)
+    rank_of_node, plans = place(config, rule, _num_samples(shards), StateLayout.of(module).num_columns, num_ranks)
     return Experiment(
         config,
         topology,
@@ -165,6 +160,18 @@ def decide(config: Config, num_ranks: int) -> Experiment:
         plans,
         module,
     )
+
+
+def place(
+    config: Config, rule: MixingRule, train_samples: np.ndarray, num_columns: int, num_ranks: int
+) -> tuple[np.ndarray, list[Plan]]:
+    """Return the rank of each node, and the plans of the ranks that own nodes."""
+    if config.placement == "mincut":
+        rank_of_node = mincut(rule.indptr, rule.indices, train_samples, num_ranks)
+    else:
+        rank_of_node = contiguous(rule.num_nodes, num_ranks)
+    whole_rows = rule.similarity or config.exchanges > 1
+    return rank_of_node, plan_messages(rule, rank_of_node, num_columns, WIRES[config.wire], whole_rows)
 
 
 def make_model(config: Config, dataset: Dataset) -> nn.Module:

@@ -7,17 +7,21 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 
 from mpisim.config import Config
 from mpisim.data.augment import crop_and_flip
 from mpisim.data.shards import Splits
+from mpisim.learning.batches import BatchTable, padded_batch_size
 from mpisim.learning.engine import Engine
 from mpisim.learning.mapped import MappedProducts
 from mpisim.learning.optimizers import Optimizer, OptimizerSettings
 from mpisim.learning.parameters import BoundModel
 from mpisim.learning.perceptron import PerceptronProducts, is_perceptron
-from mpisim.learning.stack import Products, StackPlan, padded_batch_size, train_stack
+from mpisim.learning.replay import Recorder, Replays
+from mpisim.learning.stack import Products, StackPlan, train_stack
 from mpisim.learning.training import Proximal, StackProximal, Transform, train_node
+from mpisim.models.dropout import dropouts
 from mpisim.streams import Purpose, stream, torch_seed
 
 
@@ -30,6 +34,16 @@ def optimizer_settings(config: Config) -> OptimizerSettings:
         betas=(config.betas[0], config.betas[1]),
         weight_decay=config.weight_decay,
     )
+
+
+def replay_obstacle(config: Config, module: nn.Module) -> str | None:
+    """Return why the steps of a stack cannot be replayed on a GPU; None if they can."""
+    obstacles = {
+        "--augment draws on the host": config.augment,
+        "--proximal reads other models in each round": bool(config.proximal),
+        "dropout draws from a generator for each node": bool(dropouts(module)),
+    }
+    return next((reason for reason, is_so in obstacles.items() if is_so), None)
 
 
 AfterEpoch = Callable[[int, int], None]  # of a node's position, and the number of its epochs so far
@@ -50,6 +64,7 @@ class LocalTraining:
     counters : of each node, its integer buffers
     black : float
         What a pixel of 0 is after normalisation.
+    recorder : what records the steps of stacks, to be replayed; None to make each as it is
 
     Attributes
     ----------
@@ -67,6 +82,7 @@ class LocalTraining:
         parameters: torch.Tensor,
         counters: list[list[torch.Tensor]],
         black: float,
+        recorder: Recorder | None = None,
     ):
         self.config, self.engine = config, engine
         self.own, self.shards = own, shards
@@ -78,6 +94,13 @@ class LocalTraining:
         self._width = padded_batch_size(self.batch_size, largest_shard) if self._is_perceptron else None
         self.kept = self._new_optimizer(len(own)) if config.keep_optimizer_state else None
         self._plans: dict[bytes, StackPlan] = {}
+        self._table, self._replays = None, None
+        if engine.batched:
+            self._table = BatchTable(shards, self.batch_size, config.epochs if config.shuffle else 1, self._width)
+        if engine.batched and recorder is not None and replay_obstacle(config, model.module) is None:
+            rows = min(engine.stack, len(own))
+            memory = self._new_optimizer(rows), model.new_counters(), parameters.device
+            self._replays = Replays(recorder, model.layout, rows, *memory)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the optimizer's state where it is kept, as arrays whose first dimension is nodes."""
@@ -115,13 +138,15 @@ class LocalTraining:
         """
         losses = np.full(len(self.own), np.nan)
         positions = np.flatnonzero(takes_part)
-        if not self.engine.batched:
+        if self._table is None:
             for position in positions:
                 losses[position] = self._train_one(int(position), round, neighbor_sums, after_epoch)
             return losses
+        if self.config.shuffle:
+            self._table.set_orders({position: self._orders(position, round) for position in positions.tolist()})
         positions = positions[np.argsort(-self.shards.sizes[positions], kind="stable")]
         for start in range(0, len(positions), self.engine.stack):
-            plan = self._plan(positions[start : start + self.engine.stack], round)
+            plan = self._plan(self._table, positions[start : start + self.engine.stack])
             losses[plan.nodes] = self._train_stack(plan, round, neighbor_sums, after_epoch)
         return losses
 
@@ -151,30 +176,26 @@ class LocalTraining:
             after_epoch=None if after_epoch is None else partial(after_epoch, position),
         )
 
-    def _plan(self, positions: np.ndarray, round: int) -> StackPlan:
-        """Return the plan of a stack, the same for every round in which the samples keep their order."""
-        orders = [self._orders(int(position), round) for position in positions] if self.config.shuffle else None
+    def _plan(self, table: BatchTable, positions: np.ndarray) -> StackPlan:
+        """Return the plan of a stack, the same in every round where all nodes take part."""
+        if self.config.participation < 1:
+            return StackPlan(table, positions, self.config.epochs)
         key = positions.tobytes()
-        if orders is not None or key not in self._plans:
-            plan = StackPlan(self.shards, positions, self.batch_size, self.config.epochs, orders, self._width)
-            if orders is not None or self.config.participation < 1:  # another one each round
-                return plan
-            self._plans[key] = plan
+        if key not in self._plans:
+            self._plans[key] = StackPlan(table, positions, self.config.epochs)
         return self._plans[key]
 
     def _train_stack(
         self, plan: StackPlan, round: int, neighbor_sums: NeighborSums | None, after_epoch: AfterEpoch | None
     ) -> np.ndarray:
-        optimizer = self._new_optimizer(len(plan.nodes)) if self.kept is None else self.kept.of_rows(plan.nodes)
+        optimizer = self._stack_optimizer(plan.nodes)
         proximal = None
         if neighbor_sums is not None:
             sums, counts = neighbor_sums
             chosen = torch.from_numpy(plan.nodes).to(sums.device)
             views = self.model.parameter_layout.views(sums[chosen])
             proximal = StackProximal(self.config.proximal, torch.from_numpy(counts).to(sums)[chosen], views)
-        counters = [
-            torch.stack(of_nodes) for of_nodes in zip(*(self.counters[node] for node in plan.nodes), strict=True)
-        ]
+        counters = self._stack_counters(plan.nodes)
         row_of = {int(node): row for row, node in enumerate(plan.nodes)}
 
         def give_back_counters(node: int) -> None:
@@ -192,6 +213,7 @@ class LocalTraining:
             self.model.layout,
             plan,
             optimizer,
+            replays=self._replays,
             transforms=[self._augmentation(node, round) for node in plan.nodes] if self.config.augment else None,
             proximal=proximal,
             after_epoch=None if after_epoch is None else between_epochs,
@@ -205,9 +227,26 @@ class LocalTraining:
     def _new_optimizer(self, num_rows: int) -> Optimizer:
         return Optimizer(self._settings, self.model.parameter_layout, num_rows, self.parameters.device)
 
+    def _stack_optimizer(self, nodes: np.ndarray) -> Optimizer:
+        """Return an optimizer with the state of some nodes, or new state where none is kept."""
+        if self._replays is not None:
+            self._replays.optimizer.begin(nodes, self.kept)
+            return self._replays.optimizer
+        return self._new_optimizer(len(nodes)) if self.kept is None else self.kept.of_rows(nodes)
+
+    def _stack_counters(self, nodes: np.ndarray) -> list[torch.Tensor]:
+        """Return the integer buffers of some nodes, stacked."""
+        stacked = [torch.stack(of_nodes) for of_nodes in zip(*(self.counters[node] for node in nodes), strict=True)]
+        if self._replays is None:
+            return stacked
+        memory = [counter[: len(nodes)] for counter in self._replays.counters]
+        for mine, counter in zip(memory, stacked, strict=True):
+            mine.copy_(counter)
+        return memory
+
     def _products(self, plan: StackPlan, round: int, counters: list[torch.Tensor]) -> Products:
         if self._is_perceptron:
-            return PerceptronProducts()
+            return PerceptronProducts(self.model.precision)
         generators = [torch.Generator(self.parameters.device) for _ in plan.nodes]
         for node, generator in zip(plan.nodes, generators, strict=True):
             generator.manual_seed(self._dropout_seed(int(node), round))
@@ -228,8 +267,9 @@ class LocalTraining:
         num_clean = int(self.shards.middles[position] - self.shards.starts[position])
 
         def transform(images: torch.Tensor, batch: slice | torch.Tensor) -> torch.Tensor:
-            samples = torch.arange(batch.start, batch.stop) if isinstance(batch, slice) else batch
-            is_clean = (samples.to(images.device) < num_clean)[:, None, None, None]
+            if isinstance(batch, slice):
+                batch = torch.arange(batch.start, batch.stop, device=images.device)
+            is_clean = (batch < num_clean)[:, None, None, None]
             return torch.where(is_clean, crop_and_flip(images, self.black, rng), images)
 
         return transform

@@ -12,7 +12,9 @@ import torch
 
 from mpisim.dealing import dataset_of
 from mpisim.exchange.rows import WIRES
+from mpisim.exchange.transport import HELD, choose_transport
 from mpisim.experiment import Experiment, make_model
+from mpisim.learning.batches import padded_batch_size
 from mpisim.learning.engine import choose_engine
 from mpisim.learning.evaluation import fitting_batch
 from mpisim.learning.parameters import FLOAT_BYTES, row_stride
@@ -40,6 +42,32 @@ def present_memory() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def models_memory(experiment: Experiment, device: torch.device) -> list[tuple[int, int]]:
+    """Return what the models of each rank take for certain, in bytes: (all the time, beside it while nodes train).
+
+    All the time there are the rank's rows of X, and what it sends and hears; while nodes train a stack's copy of its
+    rows, gradients and the optimizer's state.
+    """
+    config, model = experiment.config, experiment.module
+    row = row_stride(experiment.num_columns) * FLOAT_BYTES
+    held = HELD[choose_transport(config.transport, config.gpu_aware, device).way]
+    engine = choose_engine(config.engine, config.stack, model, experiment.num_columns, device)
+    settings = optimizer_settings(config)
+    # Plain SGD on a perceptron has no gradients; a stack is a copy of its rows.
+    straight = engine.batched and is_perceptron(model) and settings.name == "sgd" and not settings.moments
+    straight = straight and config.precision == "float32"
+    replays = engine.batched and device.type == "cuda"  # then a stack has memory of its own
+    found = []
+    for plan in experiment.plans:
+        num_own = len(plan.own)
+        stack = min(engine.stack, num_own)
+        copies = (stack if stack > 1 or replays else 0) + (0 if straight or config.no_train else stack)
+        states = (num_own + stack * replays if config.keep_optimizer_state else stack) * len(settings.moments)
+        rows = num_own * row + plan.memory(experiment.num_columns, WIRES[config.wire], held)
+        found.append((rows, (copies + states) * row))
+    return found
+
+
 def predicted_memory(experiment: Experiment, device: torch.device) -> int:
     """Return the memory that a rank will need at the most, in bytes: on a CPU of the host, else of the device.
 
@@ -47,26 +75,24 @@ def predicted_memory(experiment: Experiment, device: torch.device) -> int:
     """
     config, dataset = experiment.config, dataset_of(experiment.config)
     model = make_model(config, dataset)
-    row = row_stride(experiment.num_columns) * FLOAT_BYTES
     sizes = activation_sizes(model, dataset.input_shape, torch.device("cpu"))
     sample = int(np.prod(dataset.input_shape)) * (INDEX_BYTES if dataset.kind == "text" else FLOAT_BYTES)
     engine = choose_engine(config.engine, config.stack, model, experiment.num_columns, device)
-    settings = optimizer_settings(config)
     num_tests = len(experiment.test_split.clean) + len(experiment.test_split.ood)
     largest = 0
-    for plan in experiment.plans:
-        num_own = len(plan.own)
-        stack = min(engine.stack, num_own)
-        # Plain SGD on a perceptron has no gradients; a stack is a copy of its rows.
-        straight = engine.batched and is_perceptron(model) and settings.name == "sgd" and not settings.moments
-        copies = (stack if stack > 1 else 0) + (0 if straight or config.no_train else stack)
-        states = (num_own if config.keep_optimizer_state else stack) * len(settings.moments)
+    for plan, (rows, trained) in zip(experiment.plans, models_memory(experiment, device), strict=True):
+        stack = min(engine.stack, len(plan.own))
         batch = min(int(config.batch_size or 1), int(experiment.train_samples.max()))
-        training = (copies + states) * row + 2 * stack * batch * sum(sizes) * FLOAT_BYTES
+        width = padded_batch_size(batch, int(experiment.train_samples.max())) if is_perceptron(model) else batch
+        training = trained + 2 * stack * batch * sum(sizes) * FLOAT_BYTES
         testing = 2 * fitting_batch(sizes, device) * max(sizes) * FLOAT_BYTES
         num_samples = int(experiment.train_samples[plan.own].sum()) + num_tests
-        plans = int(experiment.train_samples[plan.own].sum()) * config.epochs * 2 * INDEX_BYTES * engine.batched
+        num_batches = int((-(-experiment.train_samples[plan.own] // batch)).sum())
+        # Where a batch's samples lie, and their weights; which batch comes in each step, and how many samples it has.
+        table = num_batches * width * (INDEX_BYTES + FLOAT_BYTES) * (config.epochs if config.shuffle else 1)
+        plans = (table + num_batches * config.epochs * 2 * INDEX_BYTES) * engine.batched
         data = num_samples * (sample + INDEX_BYTES)
-        rows = num_own * row + plan.memory(experiment.num_columns, WIRES[config.wire])
-        largest = max(largest, rows + data + plans + max(training, testing))
+        # On a GPU, what steps that are replayed compute in stays theirs.
+        computing = training + testing if device.type == "cuda" else max(training, testing)
+        largest = max(largest, rows + data + plans + computing)
     return largest + (FIRST_USE_BYTES + present_memory() if device.type == "cpu" else 0)

@@ -15,6 +15,8 @@ from mpisim.learning.engine import choose_engine
 from mpisim.learning.evaluation import Scores, evaluate, evaluate_stack, fitting_batch
 from mpisim.learning.parameters import BoundModel, allocate_rows
 from mpisim.learning.perceptron import logits
+from mpisim.learning.precision import PRECISIONS
+from mpisim.learning.replay import GraphRecorder
 from mpisim.local_training import AfterEpoch, LocalTraining, NeighborSums
 from mpisim.models.activations import activation_sizes
 from mpisim.streams import Purpose, stream, torch_seed
@@ -60,7 +62,8 @@ class Nodes:
         self.own_tests = unpack(own_tests, dataset, change, device, rngs)
         test_sets = unpack(test, dataset, change, device, [stream(config.seed, Purpose.OOD_TEST_CHANGE)])
         self.iid_test, self.ood_test = test_sets.clean(0), test_sets.ood(0)
-        self.model = BoundModel(make_model(config, dataset).to(device), dataset.kind)
+        precision = PRECISIONS[config.precision]
+        self.model = BoundModel(make_model(config, dataset).to(device), dataset.kind, precision)
         self.parameters = allocate_rows(len(own), self.model.layout.num_columns, device)
         self.counters = [self.model.new_counters() for _ in own]
         self._initialize()
@@ -80,6 +83,7 @@ class Nodes:
             self.parameters,
             self.counters,
             black=-dataset.offset,
+            recorder=GraphRecorder(device) if device.type == "cuda" else None,
         )
 
     def _initialize(self) -> None:
@@ -149,7 +153,7 @@ class Nodes:
         return [slice(start, min(start + size, len(self.own))) for start in range(0, len(self.own), size)]
 
     def _test_stack(self, stack: slice, between: Callable[[], object]) -> list[NodeScores]:
-        state = self.model.layout.views(self.parameters[stack])
+        state = [tensor.to(self.model.precision) for tensor in self.model.layout.views(self.parameters[stack])]
         count = stack.stop - stack.start
         iid, ood = (
             evaluate_stack(lambda inputs: logits(state, inputs.flatten(2)), count, test, self.num_classes, between)

@@ -6,19 +6,25 @@ import numpy as np
 import torch
 
 import mpisim
-from mpisim.display import plain_bytes
 from mpisim.exchange.rows import WIRES
+from mpisim.exchange.transport import HOST, Transport
 from mpisim.exchange.transpose import TransposePlan
 from mpisim.experiment import Experiment, free_output
 from mpisim.graphs.placement import contiguous, rows_between_ranks
 from mpisim.graphs.strategies import STRATEGIES
 from mpisim.learning.engine import choose_engine
-from mpisim.memory import predicted_memory
+from mpisim.local_training import replay_obstacle
 from mpisim.notes import notes
+from mpisim.sharing import named_devices, named_memory
+from mpisim.units import plain_bytes
 
 
 def plan_rows(
-    experiment: Experiment, places: list[dict[str, str | int]], num_ranks: int, device: torch.device
+    experiment: Experiment,
+    places: list[dict[str, str | int]],
+    num_ranks: int,
+    device: torch.device,
+    transport: Transport = HOST,
 ) -> list[tuple[str, str]]:
     """Return the plan as rows of a name and a text.
 
@@ -26,7 +32,7 @@ def plan_rows(
     ----------
     places : the host, device and threads of each rank
     num_ranks : of the job, idle ones included
-    device : of rank 0
+    device, transport : of rank 0
     """
     config = experiment.config
     rows = [
@@ -41,11 +47,11 @@ def plan_rows(
         ("model", _model(experiment)),
         ("engine", _engine(experiment, device)),
         ("ranks", _ranks(experiment, places)),
-        ("messages", _messages(experiment)),
-        ("memory", _memory(experiment, device)),
+        ("messages", _messages(experiment, transport.described(device))),
+        ("memory", named_memory(experiment, places, device)),
         ("log", str(free_output(config)) + (" (not written: --dry-run)" if config.dry_run else "")),
     ]
-    rows += [("note", text) for text in notes(experiment)]
+    rows += [("note", text) for text in [transport.notice, *notes(experiment)] if text]
     if num_ranks > experiment.num_ranks:
         idle = num_ranks - experiment.num_ranks
         rows.append(
@@ -118,21 +124,21 @@ def _model(experiment: Experiment) -> str:
         f"{config.optimizer}, lr {config.lr:g}, batch {config.batch_size}" if not config.no_train else "no training"
     )
     pull = f", proximal {config.proximal:g}" if config.proximal else ""
+    rounded = "" if config.precision == "float32" else f"; factors of products as {config.precision}"
     num_parameters = sum(parameter.numel() for parameter in experiment.module.parameters())
     statistics = experiment.num_columns - num_parameters
     beside = f" and {statistics:,} running statistics" if statistics else ""
-    return f"{config.model}, {num_parameters:,} parameters{beside}, {start}; {training}{pull}"
+    return f"{config.model}, {num_parameters:,} parameters{beside}, {start}; {training}{pull}{rounded}"
 
 
 def _engine(experiment: Experiment, device: torch.device) -> str:
     config = experiment.config
     engine = choose_engine(config.engine, config.stack, experiment.module, experiment.num_columns, device)
-    return str(engine)
-
-
-def _memory(experiment: Experiment, device: torch.device) -> str:
-    of_what = "a rank" if device.type == "cpu" else "of the device for each rank"
-    return f"up to {plain_bytes(predicted_memory(experiment, device))} {of_what}"
+    if device.type != "cuda" or not engine.batched:
+        return str(engine)
+    obstacle = replay_obstacle(config, experiment.module)
+    how = "replayed as graphs" if obstacle is None else f"launched kernel by kernel: {obstacle}"
+    return f"{engine}, steps {how}"
 
 
 def _ranks(experiment: Experiment, places: list[dict[str, str | int]]) -> str:
@@ -140,14 +146,13 @@ def _ranks(experiment: Experiment, places: list[dict[str, str | int]]) -> str:
     nodes = np.bincount(experiment.rank_of_node)
     hosts = {place["host"] for place in active}
     threads = np.array([place["threads"] for place in active])
-    devices = ", ".join(sorted({str(place["device"]) for place in active}))
     return (
         f"{_count(experiment.num_ranks, 'rank')} on {_count(len(hosts), 'host')}, with {_spanned(nodes, 'node')}"
-        f" and {_spanned(threads, 'thread')} each, on {devices}"
+        f" and {_spanned(threads, 'thread')} each, on {named_devices(active)}"
     )
 
 
-def _messages(experiment: Experiment) -> str:
+def _messages(experiment: Experiment, travel: str) -> str:
     messages = sum(plan.num_messages for plan in experiment.plans)
     config = experiment.config
     sent = sum(plan.bytes_sent(experiment.num_columns, WIRES[config.wire]) for plan in experiment.plans)
@@ -163,5 +168,5 @@ def _messages(experiment: Experiment) -> str:
         how = f": {rows[0]:,} models, contiguous placement sends {rows[1]:,}"
     return (
         f"{_count(messages * times, 'message')} and {plain_bytes(sent * times)} of models{rounded} between ranks"
-        f" each round{how}"
+        f" each round{travel}{how}"
     )

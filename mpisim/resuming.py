@@ -10,7 +10,8 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpisim.config import FREE, Config
+from mpisim.config import Config
+from mpisim.decisive import decisive
 from mpisim.errors import InputError
 from mpisim.options import flag
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
@@ -36,11 +37,6 @@ def is_taken(path: Path) -> bool:
     """Return whether there is a log of this name, or there was one whose checkpoints are left."""
     folder = checkpoint_folder(path)
     return os.path.lexists(path) or (os.path.lexists(folder) and bool(checkpoints(folder)))
-
-
-def decisive(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that a run's results depend on."""
-    return {name: value for name, value in options.items() if name not in FREE}
 
 
 def check_same_experiment(config: Config, path: Path) -> None:

@@ -35,6 +35,7 @@ from mpisim.exchange.mixing import mix, positions_in_rows
 from mpisim.exchange.neighborhood import connect
 from mpisim.exchange.rows import WIRES
 from mpisim.exchange.similarity import least_alike
+from mpisim.exchange.transport import HOST, Transport
 from mpisim.graphs.participation import participants
 from mpisim.graphs.schedule import inverse_temperature
 from mpisim.keeping import Keeping
@@ -57,6 +58,8 @@ class Rounds:
         Of the ranks that own nodes.
     log_path : Path
         The log's, beside which the checkpoints lie.
+    transport : Transport
+        How models travel.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Rounds:
         device: torch.device,
         log_path: Path,
         stop: StopRequest,
+        transport: Transport = HOST,
     ):
         self.config = config
         self._comm = comm
@@ -84,7 +88,9 @@ class Rounds:
         self.bytes_sent = plan.bytes_sent(self.parameters.shape[1], self.wire) * config.exchanges
         self.positions = positions_in_rows(self.rule.indices, plan.mixed, plan.received)
         self.graph_comm = connect(comm, waiting, plan.received_from, plan.sent_to)
-        self.exchange = make_exchange(self.graph_comm, plan, self.parameters, self.wire)
+        self.transport = transport
+        transport.open(comm, waiting, device)
+        self.exchange = make_exchange(self.graph_comm, plan, self.parameters, self.wire, transport.carry)
         self.keeping = Keeping(config, comm, waiting, self.nodes, log_path, stop)
         self.consensus = Consensus(comm, self.parameters, self.rule.num_nodes)
         shapes = round_shapes(config, self.nodes.num_classes)
@@ -250,4 +256,5 @@ class Rounds:
         self.results.free(self.waiting)
         self.final_results.free(self.waiting)
         self.exchange.free()
+        self.transport.close(self._comm, self.waiting)
         self.graph_comm.Free()

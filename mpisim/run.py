@@ -3,6 +3,7 @@
     mpiexec -n 24 python -m mpisim.run                                 # digits on 24 nodes, one node per rank
     mpiexec -n 2 python -m mpisim.run --topology ba:n=33,m=2,seed=0    # 33 nodes on two ranks
     python -m mpisim.run --topology ring:n=8 --rounds 5                # on one rank
+    python -m mpisim.run --estimate 1 2 4                              # what it takes on 1, 2 and 4 ranks
     python -m mpisim.run --help                                        # every option
 
 Exit codes: 0 complete; 2 the input is wrong (one line says what, nothing on disk is touched); 3 stopped, at a
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mpisim.errors import InputError
+from mpisim.errors import InputError, line_of
 from mpisim.ranks.stopping import Stopped, StopRequest
 
 
@@ -72,6 +73,8 @@ def _run(comm: Any, arguments: Sequence[str], stop: StopRequest) -> int:
             return 0
         config = Config(**options)
         waiting.timeout = config.timeout
+        if config.estimate is not None:
+            return _estimate(comm, config)
         stop.only_note()  # while torch loads, whose C++ crashes at an exception out of nowhere
         from mpisim.simulation import Simulation
 
@@ -80,8 +83,7 @@ def _run(comm: Any, arguments: Sequence[str], stop: StopRequest) -> int:
         path = simulation.run()
     except InputError as error:
         if comm.rank == 0:
-            line = str(error).replace("\n", "\\n")  # whatever the user wrote, it is one line
-            print(f"mpisim: {line}", file=sys.stderr, flush=True)
+            print(line_of(error), file=sys.stderr, flush=True)
         waiting.step = "while rank 0 said what is wrong"
         waiting.barrier(comm)
         return 2
@@ -93,6 +95,16 @@ def _run(comm: Any, arguments: Sequence[str], stop: StopRequest) -> int:
         stopped = "" if simulation.complete else "\nstopped at a checkpoint: the same command with --resume goes on"
         Display(config.rounds, config.quiet).line(f"\n{as_text(summarize(path))}\nlook at it: {command}{stopped}")
     return 0 if path is None or simulation.complete else 3
+
+
+def _estimate(comm: Any, config: Any) -> int:
+    """Print what the run takes on some numbers of ranks; one process tells."""
+    if comm.size > 1:
+        raise InputError(f"--estimate: is for one process, not for {comm.size}: leave mpiexec away")
+    from mpisim.estimate.of_run import estimate_run
+
+    print(estimate_run(config)[1], flush=True)
+    return 0
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any] | None:

@@ -13,8 +13,9 @@ from mpisim.briefing import brief
 from mpisim.config import Config
 from mpisim.display import Display
 from mpisim.errors import InputError
+from mpisim.exchange.transport import Transport, choose_transport, tested_transport
 from mpisim.experiment import Experiment, decide
-from mpisim.learning.device import choose_device, device_name
+from mpisim.learning.device import choose_device, compute_deterministically
 from mpisim.opening import attributes, open_log
 from mpisim.plan import plan_rows
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
@@ -22,18 +23,20 @@ from mpisim.ranks.startup import Place, abort, find_place
 from mpisim.ranks.stopping import Stopped, StopRequest
 from mpisim.ranks.waiting import Waiting
 from mpisim.rounds import Rounds
+from mpisim.sharing import check_memory, described
 from mpisim.storage.log import Log
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run needs to begin: on rank 0 the experiment; the number of ranks that own nodes; this and every place."""
+    """What a run needs to begin: on rank 0 the experiment and every place; the number of ranks that own nodes."""
 
     experiment: Experiment | None
     num_ranks: int
     place: Place
     device: torch.device
     places: list[dict[str, str | int]]
+    transport: Transport
 
 
 class Simulation:
@@ -107,10 +110,15 @@ class Simulation:
         waiting.step = "while each rank looked for its place and device"
         place = find_place(comm, waiting, config.threads)
         torch.set_num_threads(place.threads)
-        device, places = self._find_devices(place)
+        if config.deterministic:
+            compute_deterministically()
+        device, places = self._find_devices(place, experiment)
+        waiting.step = "while models were sent from device to device to test it"
+        chosen = choose_transport(config.transport, config.gpu_aware, device)
+        transport = tested_transport(comm, waiting, chosen, device, config.gpu_aware, num_ranks)
         if experiment is not None:
-            Display(config.rounds, config.quiet).plan(plan_rows(experiment, places, comm.size, device))
-        return Prepared(experiment, num_ranks, place, device, places)
+            Display(config.rounds, config.quiet).plan(plan_rows(experiment, places, comm.size, device, transport))
+        return Prepared(experiment, num_ranks, place, device, places, transport)
 
     def _open_log(self, prepared: Prepared, held: ExitStack) -> tuple[Log | None, Path, bool]:
         """Make the log on rank 0, or open that of the run to go on with; return it, its path, and which it was."""
@@ -138,7 +146,7 @@ class Simulation:
             # Only the ranks of the rounds may spin: those without nodes sleep until the end.
             patience = Waiting(prepared.place.owns_core, config.timeout, comm)
             patience.step = "while each rank made its nodes"
-            rounds = Rounds(config, active, patience, briefing, prepared.device, path, self.stop)
+            rounds = Rounds(config, active, patience, briefing, prepared.device, path, self.stop, prepared.transport)
             first = 1 + self._restore(prepared, rounds, active, log) if resumes else 1
             display = Display(config.rounds, config.quiet) if log is not None else None
             self.complete = self._play(rounds, first, log, display)
@@ -170,13 +178,19 @@ class Simulation:
         finally:
             display.stop()
 
-    def _find_devices(self, place: Place) -> tuple[torch.device, list[dict[str, str | int]]]:
-        """Return this rank's device and, on rank 0, where every rank is. One rank without a device stops all."""
+    def _find_devices(
+        self, place: Place, experiment: Experiment | None
+    ) -> tuple[torch.device, list[dict[str, str | int]]]:
+        """Return this rank's device and, on rank 0, where every rank is.
+
+        One rank without a device stops all, and so does one device without room for its ranks' models.
+        """
         device = torch.device("cpu")
         mine: dict[str, str | int] = {"host": place.host, "threads": place.threads, "device": "", "error": ""}
         try:
             device = choose_device(self.config.device, place.local_rank)
-            mine["device"] = device_name(device)
+            mine |= described(device)
+            choose_transport(self.config.transport, self.config.gpu_aware, device)
         except InputError as error:
             mine["error"] = f"{error} (rank {self.comm.rank} on {place.host})"
         places = to_rank_zero(self.comm, self.waiting, mine)
@@ -185,6 +199,8 @@ class Simulation:
             for each in places:
                 if each["error"]:
                     raise InputError(each["error"])
+            if experiment is not None:
+                check_memory(experiment, places, device)
 
         from_rank_zero(self.comm, self.waiting, raise_first_error)
         return device, places

@@ -1,4 +1,4 @@
-"""The checks of ``mpi_session.py`` on how models travel and mix: by both exchanges, in both types, staged or not."""
+"""The checks of ``mpi_session.py`` on how models travel and mix: by both exchanges, in both types, by every carrier."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -12,7 +12,8 @@ import mpisim.exchange.rows
 from mpisim.exchange.choice import plan_messages
 from mpisim.exchange.mixing import mix, positions_in_rows
 from mpisim.exchange.neighborhood import NeighborhoodExchange, connect, plan_exchange
-from mpisim.exchange.rows import WIRES
+from mpisim.exchange.rows import WIRES, RowMessages
+from mpisim.exchange.transport import HELD, WAYS, Transport
 from mpisim.exchange.transpose import TransposedExchange, TransposePlan
 from mpisim.graphs.generators import make_topology
 from mpisim.graphs.placement import contiguous
@@ -42,11 +43,11 @@ def both_plans(rule, rank_of_node, comm):
     return [plan_exchange(rule, rank_of_node, comm.size)[comm.rank], TransposePlan(rank_of_node, comm.rank)]
 
 
-def exchange_of(comm, plan, parameters, staged=None, wire="float32", wrap=lambda graph_comm: graph_comm):
+def exchange_of(comm, plan, parameters, carry=RowMessages, wire="float32", wrap=lambda graph_comm: graph_comm):
     """Return the exchange of a plan's kind, and its communicator."""
     graph_comm = wrap(connect(comm, WAITING, plan.received_from, plan.sent_to))
     kind = TransposedExchange if isinstance(plan, TransposePlan) else NeighborhoodExchange
-    return kind(graph_comm, plan, parameters, staged=staged, wire=WIRES[wire]), graph_comm
+    return kind(graph_comm, plan, parameters, carry, WIRES[wire]), graph_comm
 
 
 def play(exchange, rule, plan, weights):
@@ -84,8 +85,25 @@ def small_blocks():
         mpisim.exchange.mixing.BLOCK = original
 
 
+@contextmanager
+def torch_carries(comm):
+    """Let torch.distributed carry rows for a while."""
+    link = Transport("link")
+    link.open(comm, WAITING, CPU)
+    try:
+        yield
+    finally:
+        WAITING.barrier(comm)
+        link.close(comm, WAITING)
+
+
 def check_every_exchange_mixes_to_the_bits_of_one_rank(comm, folder):
     """Whatever travels, however, from wherever: two rounds, in each of which another node takes no part."""
+    with torch_carries(comm):
+        every_exchange_mixes_to_the_bits_of_one_rank(comm)
+
+
+def every_exchange_mixes_to_the_bits_of_one_rank(comm):
     for spec, strategy, dropout in CASES:
         topology = make_topology(spec)
         num_nodes = topology.num_nodes
@@ -97,12 +115,13 @@ def check_every_exchange_mixes_to_the_bits_of_one_rank(comm, folder):
                 all_weights = [rule.weights(5, r, 10.0, takes_part=np.arange(num_nodes) != r) for r in (1, 2)]
                 for weights in all_weights:
                     alone(rule, weights, expected, wire)
-                for rank_of_node in (simple, np.random.default_rng(1).permutation(simple)):
+                scattered = np.random.default_rng(1).permutation(simple)
+                for rank_of_node, carries in ((simple, [RowMessages]), (scattered, WAYS.values())):
                     for plan in both_plans(rule, rank_of_node, comm):
                         mine = rule.of_rows(plan.mixed)
-                        for staged in (False, True):
+                        for carry in carries:
                             parameters = rows_of(plan.own, num_columns)
-                            exchange, graph_comm = exchange_of(comm, plan, parameters, staged, wire)
+                            exchange, graph_comm = exchange_of(comm, plan, parameters, carry, wire)
                             for r in (1, 2):
                                 weights = mine.weights(5, r, 10.0, takes_part=np.arange(num_nodes) != r)
                                 with small_blocks():
@@ -212,17 +231,26 @@ def check_the_graph_communicator_knows_the_rows(comm, folder):
 
 
 def check_an_exchange_holds_what_its_plan_says(comm, folder):
-    """The tensors of models that an exchange holds, X aside, are as large as the plan foretells."""
+    """The tensors of models that an exchange and its carriers hold, X aside, are as large as the plan foretells."""
     rule = mixing_rule(make_topology("complete:n=9"), "unweighted", np.ones(9))
     for wire in WIRES:
         for plan in both_plans(rule, contiguous(9, comm.size), comm):
-            parameters = rows_of(plan.own, 1000)
-            exchange, _ = exchange_of(comm, plan, parameters, wire=wire)
-            tensors = [value for value in vars(exchange).values() if isinstance(value, torch.Tensor)]
-            held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-            held.pop(parameters.untyped_storage().data_ptr())
-            assert sum(held.values()) == plan.memory(1000, WIRES[wire])
-            exchange.free()
+            for way, carry in WAYS.items():
+                parameters = rows_of(plan.own, 1000)
+                exchange, _ = exchange_of(comm, plan, parameters, carry, wire)
+                tensors = [value for value in vars(exchange).values() if isinstance(value, torch.Tensor)]
+                if way in ("buffers", "link"):  # of staged ones, the buffers are in the host's memory
+                    tensors += buffers_of(exchange)
+                held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+                held.pop(parameters.untyped_storage().data_ptr())
+                assert sum(held.values()) == plan.memory(1000, WIRES[wire], HELD[way]), (way, wire, plan)
+                exchange.free()
+
+
+def buffers_of(exchange):
+    """Return the memory that an exchange's carriers pack rows into."""
+    carriers = [value for value in vars(exchange).values() if hasattr(value, "start_sends")]
+    return [parcel.buffer for each in carriers for parcel in (*each._arriving, *each._leaving)]
 
 
 def check_the_plan_with_fewer_bytes_is_taken(comm, folder):

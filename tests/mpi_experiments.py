@@ -81,6 +81,8 @@ EXPERIMENTS = {
         "test_samples": 10,
     },
     "mincut": {"topology": "ba:n=9,m=2,seed=0", "placement": "mincut"},
+    "precision": {"topology": "ring:n=5", "precision": "bfloat16", "sample_alpha": 1.0},
+    "precision-one-by-one": {"topology": "ring:n=5", "precision": "bfloat16", "engine": "sequential"},
     "wire": {"topology": "links.txt", "strategy": "metropolis", "label_alpha": 0.5, "ood": "none", "wire": "bfloat16"},
     "fl-wire": {
         "topology": "ring:n=7",
@@ -140,8 +142,8 @@ def write_failing_links(folder):
     return str(path)
 
 
-def experiment_config(name, folder):
-    options = SMALL | EXPERIMENTS[name] | {"output": str(folder / f"{name}.h5")}
+def experiment_config(name, folder, **others):
+    options = SMALL | EXPERIMENTS[name] | {"output": str(folder / f"{name}.h5")} | others
     if options["topology"] == "links.txt":
         options["topology"] = str(folder / "links.txt")
     return Config(**options)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 import mpi_exchange
+import mpi_transport
 import numpy as np
 import torch
 from mpi4py import MPI
@@ -280,7 +281,7 @@ def check_wrong_input_is_every_ranks_exception(comm, folder):
 ONLY_AT = {"every_strategy_on_images_and_text": 2}  # numbers of ranks, of checks that take long
 CHECKS = {
     name.removeprefix("check_"): check
-    for name, check in (vars(mpi_exchange) | globals()).items()
+    for name, check in (vars(mpi_exchange) | globals() | vars(mpi_transport)).items()
     if name.startswith("check_")
 }
 

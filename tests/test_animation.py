@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from PIL import Image
+from plain_logs import write_log
 
 from mpisim.analysis import animation, film
 from mpisim.analysis.animation import HEIGHT, WIDTH, Frames, animate, read_scene
@@ -227,3 +228,10 @@ def test_what_the_ffmpeg_on_the_path_complains_of_is_told_and_the_older_film_sta
         animate(log, tmp_path / "ring.mp4")
     assert (tmp_path / "ring.mp4").read_text() == "older"
     assert {path.name for path in tmp_path.iterdir()} == {"run.h5", "ring.mp4", "bin"}
+
+
+@pytest.mark.parametrize("missing, told", [(True, ["no value", "OOD node"]), (False, ["OOD node"])])
+def test_the_legend_tells_what_a_white_node_is_where_there_is_one(tmp_path, missing, told):
+    accuracies = [[0.25, np.nan if missing else 0.5, 0.75, 1]]
+    frames = Frames(read_scene(write_log(tmp_path / "run.h5", iid=accuracies), "iid_accuracy"))
+    assert [text.get_text() for text in frames.axes.figure.legends[0].get_texts()] == told

@@ -207,6 +207,7 @@ PROCESSES = {
         ["digits-33, whole process", "digits-33, rounds"],
     ),
     "exchange": (["--columns", "1001", "--rows", "2", "--rounds", "2"], ["2 rows each way"]),
+    "devices": (["--device", "cpu", "--columns", "1001", "--rows", "2"], ["torch.distributed"]),
     "startup": (["--ranks", "1", "--rounds", "1"], ["a short run, 1 rank", "the main job, 1 rank"]),
 }
 IN_THIS_PROCESS = {
@@ -215,6 +216,10 @@ IN_THIS_PROCESS = {
     "scaling": (
         ["--nodes", "6", "3", "--ranks", "1", "2", "--topology", "ring", "--rounds", "1", "--epochs", "1"],
         ["ring, 1 rank, 6 nodes", "ring, 2 ranks, 6 nodes"],
+    ),
+    "estimate": (
+        ["--ranks", "1", "2", "--topology", "ring:n=3", "--rounds", "1", "--epochs", "1"],
+        ["1 rank, whole process", "1 rank, rounds", "2 ranks, whole process", "2 ranks, rounds"],
     ),
 }
 
@@ -287,6 +292,7 @@ def launched(monkeypatch):
 TURN = {
     "mixing": [],
     "oversubscribed": [(2, "ba:n=5,m=2,seed=0"), (5, "ba:n=5,m=2,seed=0")],
+    "estimate": [(1, "ring:n=3"), (2, "ring:n=3")],
     "scaling": {1: [(1, "ring:n=3"), (1, "ring:n=6")], 2: [(2, "ring:n=3"), (2, "ring:n=6")]},
 }
 
@@ -339,6 +345,7 @@ WRONG = {
     "no case": (["training", "--case", "digits-34"], r"invalid choice: 'digits-34'"),
     "no folder": (["mixing", "--json", "not/there.json"], r"--json not/there\.json: .*not cannot be written"),
     "a folder": (["mixing", "--json", "."], r"--json \.: is a folder: name a file in it"),
+    "no ranks": (["estimate", "--ranks", "0"], "argument --ranks: '0' must be an integer, 1 or more"),
     "few ranks": (["oversubscribed", "--ranks", "2", "--against", "2"], "must be more than 2: take 3 or more"),
     "one size": (["scaling", "--nodes", "33", "33"], "--nodes 33: is compared with nothing: give two numbers or more"),
     "many terms": (["mixing", "--rows", "2", "--terms", "4"], "--terms 4: 2 own and 1 received rows are fewer"),

@@ -71,6 +71,10 @@ GIVEN = {
     "engine": ("batched", '"batched"', "batched"),
     "stack": ("3", "3", 3),
     "wire": ("bfloat16", '"bfloat16"', "bfloat16"),
+    "transport": ("device", '"device"', "device"),
+    "gpu_aware": ("", "true", True),
+    "precision": ("bfloat16", '"bfloat16"', "bfloat16"),
+    "deterministic": ("", "true", True),
     "threads": ("2", "2", 2),
     "evaluate_at": ("both", '"both"', "both"),
     "evaluate_every": ("epoch", '"epoch"', "epoch"),
@@ -82,6 +86,10 @@ GIVEN = {
     "overwrite": ("--output a.h5", 'true\noutput = "a.h5"', True),
     "dry_run": ("", "true", True),
     "quiet": ("", "true", True),
+    "estimate": ("2 4", "[2, 4]", (2, 4)),
+    "ranks_per_host": ("12", "12", 12),
+    "latency": ("5", "5", 5.0),
+    "bandwidth": ("20", "20", 20.0),
 }  # fmt: skip
 
 
@@ -150,8 +158,11 @@ WRONG_FLAGS = {
     "--temperature 0": "--temperature 0: must not be zero",
     "--temperature 1e-31": "--temperature 1e-31: must not be zero, nor nearly",
     "--schedule-floor -1e31": "--schedule-floor -1e+31: must be -1e+30 or more",
+    "--precision float16": "unknown precision 'float16': choose from bfloat16, float32",
     "--stack 0": "--stack 0: must be 1 or more",
     "--stack 2 --engine sequential": "--stack: is for --engine batched, or auto",
+    "--gpu-aware --transport device": "--gpu-aware: is for --transport mpi",
+    "--transport tcp": "unknown transport 'tcp': choose from device, mpi",
     "--engine fast": "unknown engine 'fast': choose from auto, batched, sequential",
     "--temperature nan": "--temperature nan: must be finite",
     "--label-alpha 0": "--label-alpha 0.0: must be above 0",
@@ -264,7 +275,10 @@ def test_a_toml_file_that_cannot_be_read_is_named(tmp_path):
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("names", [[], [name for name in GIVEN if name not in ("ood_rank", "resume")]])
+REFUSED_BESIDE_OTHERS = ("ood_rank", "gpu_aware", "resume", "dry_run")
+
+
+@pytest.mark.parametrize("names", [[], [name for name in GIVEN if name not in REFUSED_BESIDE_OTHERS]])
 def test_a_config_survives_json(names):
     options = Config(**{name: GIVEN[name][2] for name in names})
     assert Config(**json.loads(json.dumps(options.as_dict()))) == options

@@ -82,33 +82,36 @@ def check_log(path: Path, at_least: int) -> None:
 
 # A rank that fails.
 
+# Every step of a round, each on one rank, in the second round.
+STEPS_OF_A_ROUND = [
+    ("post", 1),
+    ("train", 2),
+    ("send", 1),
+    ("test", 0),
+    ("wait", 2),
+    ("mix", 1),
+    ("gather", 2),
+    ("append", 0),
+    ("write_shard", 1),
+    ("commit", 0),
+]
 
-@pytest.mark.parametrize(
-    ("step", "rank", "call"),
-    [
-        ("decide", 0, 1),
-        ("brief", 1, 1),
-        ("train", 2, 2),
-        ("wait", 0, 2),
-        ("mix", 1, 2),
-        ("gather", 2, 2),
-        ("append", 0, 2),
-        ("commit", 0, 2),
-    ],
-)
-def test_an_exception_on_one_rank_ends_all_and_is_told_once(tmp_path: Path, step: str, rank: int, call: int) -> None:
-    finished = faulty(tmp_path, 3, step, rank, call, "raise")
+
+@pytest.mark.parametrize(("step", "rank"), [("decide", 0), ("brief", 1), *STEPS_OF_A_ROUND])
+def test_an_exception_on_one_rank_ends_all_and_is_told_once(tmp_path: Path, step: str, rank: int) -> None:
+    in_a_round = (step, rank) in STEPS_OF_A_ROUND
+    finished = faulty(tmp_path, 3, step, rank, 2 if in_a_round else 1, "raise")
     assert finished.returncode == 1, finished.stderr
     assert re.findall(r"^mpisim: rank (\d) of 3 on \S+ failed:$", finished.stderr, re.MULTILINE) == [str(rank)]
     assert finished.stderr.count(f"RuntimeError: {faulty_run.MESSAGE}") == 1
     assert re.search(r'File ".*faulty_run.py", line \d+, in fail', finished.stderr)
-    if call > 1:
+    if in_a_round:
         check_log(tmp_path / "disk/log.h5", at_least=1)
     else:
         assert step != "decide" or not (tmp_path / "disk").exists()
 
 
-@pytest.mark.parametrize(("step", "rank"), [("send", 1), ("train", 0), ("write_shard", 2)])
+@pytest.mark.parametrize(("step", "rank"), STEPS_OF_A_ROUND)
 def test_a_rank_that_is_gone_without_a_word_ends_all(tmp_path: Path, step: str, rank: int) -> None:
     finished = faulty(tmp_path, 3, step, rank, 2, "exit")
     assert finished.returncode != 0
@@ -118,9 +121,7 @@ def test_a_rank_that_is_gone_without_a_word_ends_all(tmp_path: Path, step: str, 
 NO_ANSWER = re.compile(r"^(?:TimeoutError|mpisim): (.+) did not answer for (\d+) s (.+) \(--timeout\)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    ("step", "rank"), [("train", 1), ("wait", 2), ("mix", 1), ("append", 0), ("write_shard", 2), ("commit", 0)]
-)
+@pytest.mark.parametrize(("step", "rank"), STEPS_OF_A_ROUND)
 def test_a_rank_that_stands_still_alone_is_named_and_ends_all(tmp_path: Path, step: str, rank: int) -> None:
     finished = faulty(tmp_path, 3, step, rank, 2, "stop")
     assert finished.returncode == 1, finished.stderr

@@ -16,10 +16,10 @@ from mpisim.analysis.figure_bars import ood_auc_bars, relative_difference_bars
 from mpisim.analysis.figure_curves import curves, time_split
 from mpisim.analysis.figure_graphs import graphs, same_but_strategy
 from mpisim.analysis.figure_influence import arrival_rounds, influence, mixing
-from mpisim.analysis.figure_runs import best_placed, load_runs, settings
 from mpisim.analysis.figure_trends import TRENDS, trend
 from mpisim.analysis.figures import OF_A_LOG, OF_RUNS, write_figures
 from mpisim.analysis.measures import AWARE, UNAWARE
+from mpisim.analysis.runs import best_placed, load_runs, settings
 from mpisim.errors import InputError
 from mpisim.graphs.generators import make_topology
 from mpisim.graphs.strategies import STRATEGIES, mixing_matrix, neighborhoods
@@ -457,12 +457,29 @@ def test_a_run_without_ood_has_one_graph_and_a_single_run_stands_side_by_side(ma
     assert left.get_subplotspec().rowspan == right.get_subplotspec().rowspan
 
 
-def test_a_node_without_an_accuracy_is_gray(make):
-    axes = graphs([make.run(((0.25, NONE, 0.5, 0.75),), ((1,),))]).axes[0]
-    plain, _ = scatters(axes)
+@pytest.mark.parametrize("topology", ["ring:n=4", "ring:n=400"])
+def test_a_node_without_an_accuracy_is_white_with_an_outline_which_the_legend_tells(make, topology):
+    accuracies = np.full(4 if topology == "ring:n=4" else 400, 0.5)
+    accuracies[[1, 3]] = NONE, 0.9
+    figure = graphs([make.run((accuracies,), ((1,),), topology=topology)])
+    plain, _ = scatters(figure.axes[0])
     plain.update_scalarmappable()
-    assert same_color(plain.get_facecolor()[0], figure_style.GRAY)
-    assert not same_color(plain.get_facecolor()[1], figure_style.GRAY)
+    faces, edges = plain.get_facecolor(), plain.get_edgecolor()
+    assert same_color(faces[0], "white")  # node 1: node 0 is the OOD node
+    assert same_color(edges[0], figure_style.UNKNOWN_EDGE)
+    assert plain.get_linewidths()[0] >= 0.6
+    assert not same_color(faces[1], "white")
+    assert same_color(edges[1], "white")
+    mean = (accuracies[0] * (len(accuracies) - 2) + 0.9) / (len(accuracies) - 1)
+    assert figure.axes[0].get_title().endswith(f"IID, mean {mean:.3f}")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["OOD node", "no accuracy"]
+    numbers = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
+    assert numbers.get("1", "black") == "black"
+
+
+def test_where_every_node_has_an_accuracy_the_legend_does_not_speak_of_others(make):
+    figure = graphs([make.run(((0.25, 0.1, 0.5, 0.75),), ((1,),))])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["OOD node"]
 
 
 def test_nodes_are_smaller_where_there_are_more_and_many_edges_are_pixels(make):
@@ -828,3 +845,25 @@ def test_a_title_is_text_whatever_is_in_it(make, tmp_path):
 def test_the_title_tells_the_status_of_a_run_that_is_not_complete(make):
     for status, ending in (("complete", "seed 0"), ("running", "seed 0 (running)"), ("interrupted", "(interrupted)")):
         assert curves(make.log(status=status))._suptitle.get_text().endswith(ending)
+
+
+@pytest.mark.parametrize("later", [{"rounds": 0}, {"rounds": 3}, {"rounds": 1, "topology": "ring:n=9"}])
+def test_a_log_that_changes_while_figures_are_made_is_drawn_as_it_was_read(make, tmp_path, monkeypatch, later):
+    path = make.log(((0.25,),), ((0.75,),), name="run")
+
+    def read_and_change(paths):
+        runs = load_runs(paths)
+        path.unlink()
+        make.log(((0.5,),) * later["rounds"], ((0.5,),) * later["rounds"], **later | {"name": "run"})
+        return runs
+
+    drawn = {}
+    monkeypatch.setattr(figures, "load_runs", read_and_change)
+    monkeypatch.setattr(figures, "_written", lambda figure, path, _: drawn.setdefault(path.stem, figure))
+    write_figures([path], tmp_path / "figures", ["svg"], say=[].append)
+    assert [axes.get_title() for axes in drawn["graphs"].axes[:-1]] == [
+        "unweighted\nIID, mean 0.250",
+        "OOD, mean 0.750",
+    ]
+    assert len(drawn["graphs"].axes[0].texts) == 4
+    assert ("curves" in drawn) == (later["rounds"] > 0)

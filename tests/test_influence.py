@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_logs import AGGREGATED, write_log
+from plain_logs import AGGREGATED, TRAINED, write_log
 from scipy import sparse
 from scipy.stats import spearmanr
 
@@ -221,3 +221,13 @@ def test_a_run_without_a_round_has_a_prediction_without_figures(tmp_path):
         found = compare_prediction(file)
     assert found.influence.tolist() == [[1, 0, 0, 0]]
     assert np.isnan([*found.predicted, *found.measured, *found.arrival, found.rank_correlation]).all()
+
+
+@pytest.mark.parametrize("variables", [TRAINED, AGGREGATED])
+def test_weights_that_follow_from_the_models_predict_nothing_even_of_one_round(tmp_path, variables):
+    path = write_log(tmp_path / "run.h5", strategy="degree-similarity", ood=[[1, 0.5, 0.25, 0]], variables=variables)
+    with reading(path) as file:
+        found = compare_prediction(file)
+    assert np.isnan(found.predicted).all()
+    assert np.isnan(found.rank_correlation)
+    np.testing.assert_array_equal(found.measured, [1, 0.5, 0.25, 0])

@@ -18,6 +18,7 @@ import h5py
 import pytest
 
 from mpisim.arguments import parse_config
+from mpisim.sweep.machines import MACHINES
 
 JOBS = Path(__file__).parents[1] / "jobs"
 SCRIPTS = sorted([*JOBS.glob("*.sh"), *JOBS.glob("*.pbs")])
@@ -504,6 +505,44 @@ def test_a_job_of_its_own_has_all_runs_of_a_sweep_side_by_side(site, machine, ra
     assert [call["arguments"] for call in site.calls("python")] == [[*words, "--ranks", ranks]]
 
 
+@pytest.mark.parametrize("machine", ["aurora", "polaris"])
+def test_parsl_starts_ranks_as_the_script_of_the_machine_does(site, machine):
+    """What both say of cores, environment and ranks for each host is the same."""
+    told, of_parsl = site.job(f"jobs/{machine}.pbs"), MACHINES[machine]
+    of_runs = of_parsl.environment | of_parsl.defaults
+    assert subprocess.run(**told, check=False).returncode == 0
+    [call] = site.calls("mpiexec")
+    set_by_bash = {"_", "OLDPWD", "PWD", "SHLVL"}
+    of_several_hosts = {"MASTER_ADDR"}  # of which Parsl gives a run one
+    set_by_script = {name for name in call["environment"] if name not in told["env"]} - set_by_bash - of_several_hosts
+    assert {name: call["environment"][name] for name in set_by_script} == of_runs
+    words = call["arguments"]
+    assert int(value(call, "--ppn")) == of_parsl.ranks_per_host
+    options = shlex.split(of_parsl.launcher_options)
+    assert words[4 : 4 + len(options)] == options
+    assert (words[4 + len(options)] == "python") == (of_parsl.wrapper == [])
+
+
+def test_ranks_of_several_hosts_of_aurora_find_the_first_one_on_the_fast_network(site):
+    site.run("jobs/aurora.pbs")
+    [call] = site.calls("mpiexec")
+    host = os.uname().nodename.split(".")[0]
+    assert call["environment"]["MASTER_ADDR"] == f"{host}.hsn.cm.aurora.alcf.anl.gov"
+    site.answer("python", 3)
+    site.run("jobs/aurora.pbs", SWEEP="my sweep.toml")  # whose runs each have a host
+    assert "MASTER_ADDR" not in site.calls("python")[-1]["environment"]
+
+
+@pytest.mark.parametrize("local_rank", range(4))
+def test_parsl_gives_a_rank_on_polaris_the_gpu_that_the_script_gives_it(site, local_rank):
+    show = ["sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES $1"', "name", "two words"]
+    given = [
+        site.call(*wrapper, *show, PMI_LOCAL_RANK=str(local_rank)).stdout
+        for wrapper in (["jobs/affinity.sh"], MACHINES["polaris"].wrapper)
+    ]
+    assert given == [f"{3 - local_rank} two words\n"] * 2
+
+
 @pytest.mark.parametrize(
     "variables, message",
     [
@@ -692,6 +731,15 @@ def test_laptop_gives_a_rank_one_thread_where_there_is_no_core_to_spare(site, co
     [call] = site.calls("mpiexec")
     assert call["environment"].get("OMP_NUM_THREADS") == threads
     assert call["arguments"] == ["-n", "2", "python", "-m", "mpisim.run"]
+
+
+def test_laptop_hands_on_a_call_for_help_and_starts_nothing(site):
+    site.with_real("python")
+    done = site.call("jobs/laptop.sh", "--help", RANKS_PER_NODE="2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+    assert "--topology" in done.stdout
+    assert site.calls("mpiexec") == []
 
 
 def test_laptop_has_a_rank_for_each_core_by_default(site):

@@ -53,7 +53,7 @@ def truncated_log(path):
 
 
 NOT_LOGS = {
-    "a folder": (Path.mkdir, "no such log"),
+    "a folder": (Path.mkdir, "is a folder: name the logs in it, "),
     "text": (lambda path: path.write_text("round,accuracy\n"), "cannot be read as HDF5: "),
     "no bytes": (Path.touch, "cannot be read as HDF5: "),
     "truncated": (truncated_log, "cannot be read as HDF5: "),
@@ -104,7 +104,8 @@ def test_a_log_of_another_schema_says_which(tmp_path, log_content):
     path = log_content.write(tmp_path / "run.h5", [])
     with h5py.File(path, "r+") as file:
         file.attrs["schema_version"] = 7
-    with pytest.raises(InputError, match=r"run\.h5: has the schema version 7, this mpisim reads 1"):
+        file.attrs["mpisim_version"] = "9.8"
+    with pytest.raises(InputError, match=r"run\.h5: has the schema version 7, this mpisim reads 1: take mpisim 9\.8$"):
         open_log(path)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import mpi_session
+import mpi_transport
 import numpy as np
 import pytest
 from chaos import results_of
@@ -103,6 +104,17 @@ def test_federated_learning_sends_columns_there_and_mixtures_back(launch):
     folder, _ = launch(3)
     widths = np.array([90 * 64, 90 * 64, 89 * 64 + 10])
     assert bytes_sent(folder, "fl") == (2 * (17_226 - widths) * 4 + 4 * widths * 4).tolist()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("experiment", mpi_transport.CARRIED)
+def test_torch_carries_models_to_the_same_bits(launch, experiment, size):
+    folder, _ = launch(size)
+    expected, found = (results_of(folder / f"{name}.h5") for name in (experiment, f"{experiment}-by-torch"))
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert bytes_sent(folder, experiment) == bytes_sent(folder, f"{experiment}-by-torch")
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -75,8 +75,17 @@ def log(tmp_path, content, rounds):
     return content.write(tmp_path / "run.h5", rounds, "complete", TRAINED)
 
 
+def scroll_to(page, chart):
+    """Scroll to a chart, which is drawn when it comes near the view."""
+    page.locator(f"#{chart}").scroll_into_view_if_needed()
+    page.wait_for_function(
+        "chart => { const { data, dataset } = window[chart]; return data && !dataset.stale }", arg=chart
+    )
+
+
 def traces(page, chart, kind):
     """Return the traces of a kind that a chart draws."""
+    scroll_to(page, chart)
     return json.loads(
         page.evaluate(
             "([chart, kind]) => JSON.stringify(document.getElementById(chart).data.filter((t) => t.meta.kind === kind),"
@@ -190,8 +199,7 @@ def test_a_node_is_also_selected_by_its_number_as_a_neighbor_and_in_the_predicti
     page.wait_for_function("document.getElementById('neighbors').textContent.includes('1 neighbor: 1')")
     page.click("#neighbors button")
     page.wait_for_function("document.getElementById('number').value === '1'")
-    page.locator("#prediction").scroll_into_view_if_needed()
-    page.wait_for_timeout(300)
+    scroll_to(page, "prediction")
     page.mouse.click(*point_of(page, "prediction", 2))
     page.wait_for_function("document.getElementById('number').value === '2'")
     page.fill("#number", "77")
@@ -234,6 +242,7 @@ def test_the_scheme_is_the_preferred_one_until_the_button_turns_it(shown, log, p
     page = shown(log, color_scheme=preferred)
     for scheme in (preferred, other):
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground[scheme]
+        scroll_to(page, "seconds")
         page.wait_for_function("color => seconds.layout.font.color === color", arg=letters[scheme])
         page.click("#scheme")
 
@@ -280,6 +289,37 @@ def test_up_to_four_runs_stand_side_by_side_and_share_the_slider(tmp_path, shown
     np.testing.assert_allclose(selected, [values["iid_accuracy"][1] for values in logs[4]], atol=STEP)
     cells = page.eval_on_selector_all("#options tr.differs td", "all => all.map((each) => each.textContent)")
     assert cells == ["degree", "random", "fl", "none"]
+
+
+def test_a_chart_is_drawn_when_it_comes_near_the_view_and_anew_when_it_is_seen_again(shown, log):
+    page = shown(log, viewport={"width": 390, "height": 500})
+    drawn = "['graphs', 'curves', 'prediction', 'seconds'].filter((chart) => Boolean(window[chart].data))"
+    assert page.evaluate(drawn) == ["graphs"]
+    scroll_to(page, "seconds")
+    assert "seconds" in page.evaluate(drawn)
+    # What changes meanwhile is there when one comes back.
+    page.evaluate("scheme.click()")
+    scroll_to(page, "graphs")
+    page.wait_for_function("graphs.layout.font.color === '#e8eaed'")
+
+
+def test_a_round_that_is_chosen_while_a_chart_is_out_of_view_is_in_it_when_it_is_seen(shown, log, rounds):
+    page = shown(log, viewport={"width": 390, "height": 500})
+    scroll_to(page, "seconds")
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    assert page.text_content("#count") == "1 / 4"
+    np.testing.assert_allclose(colors(page)[0], rounds[0]["iid_accuracy"], atol=STEP)
+    scroll_to(page, "curves")
+    page.wait_for_function("curves.layout.shapes[0].x0 === 1")
+
+
+def test_on_paper_every_chart_is_drawn(shown, log):
+    page = shown(log, viewport={"width": 390, "height": 500})
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for chart in ("graphs", "curves", "prediction", "seconds"):
+        page.wait_for_function("chart => Boolean(window[chart].data)", arg=chart)
+    assert page.evaluate("scrollY") == 0
 
 
 def test_many_nodes_are_drawn_by_webgl_can_be_clicked_and_show_only_their_own_of_many_links(tmp_path, shown, content):
@@ -371,6 +411,7 @@ def test_no_button_of_the_library_leads_elsewhere(shown, log):
     page = shown(log)
     wanted = ["Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"]
     for chart in ("graphs", "curves", "prediction", "seconds"):
+        scroll_to(page, chart)
         titles = f"[...{chart}.querySelectorAll('.modebar-btn')].map((button) => button.dataset.title)"
         assert page.evaluate(titles) == wanted
         assert page.locator(f"#{chart} a[href]").count() == 0

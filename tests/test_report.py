@@ -245,6 +245,17 @@ def test_a_missing_module_of_ours_is_no_missing_library(tmp_path, monkeypatch):
         main(["watch", "a.h5"])
 
 
+@pytest.mark.parametrize("quantity", ["foo", "recall", "iid_accuracy"])
+def test_a_quantity_that_cannot_be_shown_is_told_with_the_words_of_the_help(tmp_path, capsys, quantity):
+    path = write_log(tmp_path / "run.h5")
+    assert main(["animate", str(path), "--out", str(tmp_path / "run.gif"), "--show", quantity]) == 2
+    said = f"mpisim: unknown quantity '{quantity}': choose from iid, ood, recall:LABEL\n"
+    assert capsys.readouterr() == ("", said)
+    with pytest.raises(SystemExit):
+        main(["animate", "--help"])
+    assert "--show iid|ood|recall:LABEL" in capsys.readouterr().out
+
+
 def test_ctrl_c_ends_the_command_without_a_traceback(tmp_path, monkeypatch, capsys):
     def interrupted(path):
         raise KeyboardInterrupt
@@ -269,6 +280,30 @@ def test_a_terminal_without_our_letters_gets_the_table_all_the_same(tmp_path):
     done = subprocess.run(program, capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"?" in done.stdout  # in place of a dash
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["summary", "a\nb.h5"],
+        ["summary", "a.h5", "--csv", "a.h5/b\nc"],
+        ["figures", "a\nb.h5", "--out", "figures"],
+        ["animate", "a\nb.h5", "--out", "a.gif"],
+        ["page", "a\nb.h5", "--out", "a.html"],
+        ["watch", "a\nb.h5", "--once"],
+        ["watch", "a.h5", "--interval", "a\nb"],
+        ["paint", "a\nb"],
+        ["summary", "a\x1b[2J\rb.h5"],
+    ],
+)
+def test_an_error_is_one_line_that_does_nothing_to_the_terminal(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    write_log(Path("a.h5"))
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mpisim: ")
+    assert error.endswith("\n")
+    assert error[:-1].isprintable()
 
 
 def test_a_file_name_of_two_lines_is_told_in_one(tmp_path, capsys):

@@ -7,11 +7,12 @@ from torch import nn
 
 from mpisim import Config
 from mpisim.data.shards import Samples, Splits
+from mpisim.learning.batches import BatchTable, padded_batch_size
 from mpisim.learning.engine import Engine, choose_engine
 from mpisim.learning.evaluation import evaluate, evaluate_stack
 from mpisim.learning.parameters import BoundModel, allocate_rows
 from mpisim.learning.perceptron import is_perceptron, logits
-from mpisim.learning.stack import StackPlan, padded_batch_size
+from mpisim.learning.stack import StackPlan
 from mpisim.local_training import LocalTraining
 from mpisim.models.dropout import Dropout, use_dropout
 from mpisim.models.language import Gpt2
@@ -64,7 +65,7 @@ def make_splits(is_text):
     return Splits(Samples(inputs, labels), ends - SIZES, ends - (SIZES > 9), ends)
 
 
-def train(make, options, engine, *, takes_part=None, after_epoch=None):
+def train(make, options, engine, *, takes_part=None, after_epoch=None, recorder=None):
     """Train all nodes for some rounds; return the training, and the losses of each round."""
     torch.manual_seed(0)
     is_text = make is text
@@ -76,7 +77,8 @@ def train(make, options, engine, *, takes_part=None, after_epoch=None):
     counters = [model.new_counters() for _ in SIZES]
     own = np.arange(len(SIZES)) * 2 + 1
     splits = make_splits(is_text)
-    training = LocalTraining(config, engine, own, splits, int(SIZES.max()), model, parameters, counters, 0.0)
+    largest = int(SIZES.max())
+    training = LocalTraining(config, engine, own, splits, largest, model, parameters, counters, 0.0, recorder)
     sums = torch.randn(parameters.shape), np.arange(len(SIZES)) % 3
     losses = []
     for round in range(1, NUM_ROUNDS + 1):
@@ -173,7 +175,9 @@ def test_a_plan_takes_every_sample_once_an_epoch_in_its_order(width):
     rng = np.random.default_rng(1)
     nodes = np.array([1, 4, 2, 6])
     orders = [[rng.permutation(int(SIZES[node])) for _ in range(NUM_EPOCHS)] for node in nodes]
-    plan = StackPlan(splits, nodes, BATCH_SIZE, NUM_EPOCHS, orders, width)
+    table = BatchTable(splits, BATCH_SIZE, NUM_EPOCHS, width)
+    table.set_orders(dict(zip(nodes.tolist(), orders, strict=True)))
+    plan = StackPlan(table, nodes, NUM_EPOCHS)
     assert SIZES[plan.nodes].tolist() == sorted(SIZES[nodes], reverse=True)
     seen = {int(node): [] for node in nodes}
     for step, parts in enumerate(plan.parts(np.zeros(4, dtype=np.int64))):

@@ -249,6 +249,11 @@ def test_more_values_leave_the_names_of_the_others_as_they_were(runs_of):
     assert len(after) == 6
 
 
+def test_no_run_is_without_a_name_or_hidden(runs_of):
+    runs = runs_of('[grid]\ntopology = ["é.txt", "graphs/.x.txt", "-y-.npy", "ring:n=3"]\n')
+    assert [run.name for run in runs] == ["topology", "x", "y", "ring-n3"]
+
+
 def test_a_name_that_is_too_long_is_cut_and_told_apart_by_its_end():
     names = {run_name(["a" * 200, end]) for end in "xyz"}
     assert len(names) == 3
@@ -310,6 +315,8 @@ def test_the_paper_trains_as_the_study_did(paper):
         assert (config.rounds, config.epochs, config.batch_size) == (40, 5, 64)
         assert (config.init, config.evaluate_every, config.temperature) == ("independent", "epoch", 0.1)
         assert (config.weight_decay, config.shuffle, config.keep_optimizer_state) == (0.0, False, False)
+        assert (config.normalize, config.schedule, config.evaluate_at) == ("softmax", "constant", "trained")
+        assert (config.participation, config.link_dropout, config.proximal) == (1.0, 0.0, 0.0)
         assert (config.label_alpha, config.sample_alpha, config.ood, config.ood_fraction) == (
             1000.0,
             1000.0,
@@ -532,7 +539,7 @@ def test_a_wrong_file_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, caps
     [
         (["none.toml", "--list"], "none.toml: no such file"),
         ([".", "--list"], ".: cannot be read as TOML: "),
-        (["s.toml"], "one of the arguments --list --status --run is required"),
+        (["s.toml"], "one of the arguments --list --status --estimate --run is required"),
         (["s.toml", "--list", "--run"], "argument --run: not allowed with argument --list"),
         (["s.toml", "--run", "--index", "2"], "--index 2: the sweep has the runs 0 to 1"),
         (["s.toml", "--run", "--index", "-1"], "--index -1: the sweep has the runs 0 to 1"),

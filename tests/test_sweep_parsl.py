@@ -17,7 +17,7 @@ from mpisim.errors import InputError
 from mpisim.sweep.__main__ import main
 from mpisim.sweep.expansion import expand
 from mpisim.sweep.file import read_sweep
-from mpisim.sweep.machines import hosts_of, resources
+from mpisim.sweep.machines import MACHINES, hosts_of, resources
 
 HAS_PARSL = importlib.util.find_spec("parsl") is not None
 needs_parsl = pytest.mark.skipif(not HAS_PARSL, reason="Parsl is not installed: pip install 'mpisim[sweep]'")
@@ -28,7 +28,8 @@ SWEEP = [sys.executable, "-m", "mpisim.sweep", "s.toml"]
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PBS_NODEFILE", raising=False)
+    for name in ("PBS_NODEFILE", "MPIR_CVAR_ENABLE_GPU"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -120,8 +121,8 @@ def describe(machine, ranks, jobs=None):
 @pytest.mark.parametrize(
     "machine, ranks, jobs, runs, hosts, exports",
     [
-        ("aurora", 24, None, 2, 4, {"MPIR_CVAR_ENABLE_GPU": "0", "TMPDIR": "/tmp"}),
-        ("polaris", 4, 3, 3, 3, {}),
+        ("aurora", 24, None, 2, 4, {"HDF5_USE_FILE_LOCKING": "FALSE", "MPIR_CVAR_ENABLE_GPU": "0", "TMPDIR": "/tmp"}),
+        ("polaris", 4, 3, 3, 3, {"HDF5_USE_FILE_LOCKING": "FALSE"}),
     ],
 )
 def test_an_allocation_is_one_block_whose_runs_share_its_hosts(allocation, machine, ranks, jobs, runs, hosts, exports):
@@ -137,7 +138,17 @@ def test_an_allocation_is_one_block_whose_runs_share_its_hosts(allocation, machi
         "retries": 0,  # the next call of the sweep tries again
     }
     assert named == [f"x{number}.site" for number in range(hosts)]
-    assert variables == exports
+    assert variables == MACHINES[machine].environment | MACHINES[machine].defaults
+    assert variables.items() >= exports.items()
+
+
+@needs_parsl
+def test_a_job_may_have_mpi_ask_whose_memory_a_buffer_is(allocation, monkeypatch):
+    allocation(1)
+    monkeypatch.setenv("TMPDIR", "/var/tmp/pbs.1.with-a-long-name")  # of which a run is to have another
+    monkeypatch.setenv("MPIR_CVAR_ENABLE_GPU", "1")
+    _, _, variables = describe("aurora", 12)
+    assert (variables["MPIR_CVAR_ENABLE_GPU"], variables["TMPDIR"]) == ("1", "/tmp")
 
 
 @needs_parsl

@@ -160,6 +160,18 @@ def test_a_log_of_another_experiment_is_told(runs, write):
     )
 
 
+def test_a_log_that_is_older_than_an_option_has_its_default(runs, write):
+    log = write(runs[0], 4, "complete")
+    with h5py.File(log, "a") as file:
+        options = json.loads(file.attrs["config"])
+        del options["wire"], options["link_dropout"]
+        file.attrs["config"] = json.dumps(options)
+    assert look(runs[0], FOLDER).kind == DONE
+    Path("s.toml").write_text(FILE.replace("[grid]", 'wire = "bfloat16"\n[grid]'))
+    with pytest.raises(InputError, match=r"of another experiment \(--wire float32 → bfloat16\)"):
+        look(expand(read_sweep(Path("s.toml")))[0], FOLDER)
+
+
 def test_a_log_with_more_rounds_is_of_another_experiment(runs, write):
     write(runs[0], 5, "complete", rounds=5)
     with pytest.raises(InputError, match=r"of another experiment \(--rounds 5 → 4\)"):

@@ -66,7 +66,7 @@ def printed(path, width=80, now=WRITTEN + 1, encoding="utf-8"):
 def test_every_figure_of_a_frame_is_the_one_computed_by_hand(log):
     assert printed(log) == [
         "degree on ring:n=3, digits, seed 0",
-        "running, round 2 of 40, 0:02:24 so far, 0:45:35 left",  # 72 s each, 38 to come, 1 s gone
+        "running, round 2 of 40, 2 min 24 s so far, 45 min 35 s left",  # 72 s each, 38 to come, 1 s gone
         "━━━━",
         "               last  lowest node  highest node  over rounds",
         "IID accuracy  0.600   0.400 at 2    0.900 at 1  ▁▅",  # of 8 blocks from 0 to 1: 0.1 and 0.6
@@ -82,8 +82,8 @@ def test_every_figure_of_a_frame_is_the_one_computed_by_hand(log):
 def test_in_a_narrow_terminal_the_extreme_nodes_have_a_table_of_their_own_and_nothing_is_cut(log):
     assert printed(log, width=40) == [
         "degree on ring:n=3, digits, seed 0",
-        "running, round 2 of 40, 0:02:24 so far,",
-        "0:45:35 left",
+        "running, round 2 of 40, 2 min 24 s so",
+        "far, 45 min 35 s left",
         "━━",
         "               last  over rounds",
         "IID accuracy  0.600  ▁▅",
@@ -122,7 +122,7 @@ def test_no_line_is_wider_than_the_terminal(tmp_path, content, rounds, width):
 
 def test_a_run_that_has_ended_says_what_it_took_and_one_without_a_round_has_dashes(tmp_path, content, rounds):
     interrupted = content.write(tmp_path / "interrupted.h5", rounds, "interrupted", TRAINED)
-    assert printed(interrupted, now=1e12)[1:3] == ["interrupted, round 2 of 40, in 0:02:24", "━━━━"]
+    assert printed(interrupted, now=1e12)[1:3] == ["interrupted, round 2 of 40, in 2 min 24 s", "━━━━"]
     lines = printed(content.write(tmp_path / "empty.h5", [], variables=TRAINED))
     assert lines[1:3] == ["running, round 0 of 40", ""]
     assert [line.split() for line in lines[4:8]] == [
@@ -139,7 +139,7 @@ def test_a_silent_run_and_nodes_that_diverged_are_warned_of(tmp_path, content, r
     os.utime(log, (WRITTEN, WRITTEN))
     assert printed(log, now=WRITTEN + 276)[-1] == "the loss is no number at node 0, 2"  # 3 × 72 s and a minute
     assert " ".join(printed(log, now=WRITTEN + 277)[-2:]) == (
-        "the loss is no number at node 0, 2 no round for 0:04:37, where one takes 0:01:12: is the run still there?"
+        "the loss is no number at node 0, 2 no round for 4 min 37 s, one takes 1 min 12 s: is the run still there?"
     )
 
 
@@ -225,7 +225,7 @@ def test_the_command_waits_for_a_log_follows_it_and_ends_with_the_run(tmp_path, 
         Log(path).set_status("complete")
         out, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
-    assert "complete, round 2 of 40, in 0:02:24" in out.splitlines()
+    assert "complete, round 2 of 40, in 2 min 24 s" in out.splitlines()
 
 
 def test_in_a_terminal_ctrl_c_ends_the_command_with_code_0_and_leaves_the_cursor(tmp_path):

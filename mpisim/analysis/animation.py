@@ -161,9 +161,14 @@ class Frames:
         self._nodes = [(chosen, self._scatter(chosen)) for chosen in (~scene.is_ood, scene.is_ood)]
         self._numbers = [self._make_numbers()] if len(scene.places) <= NUMBERED else []
         figure.colorbar(self._nodes[0][1], cax=figure.add_axes((0.88, 0.13, 0.025, 0.7)), label=scene.label)
+        samples = []
+        if np.isnan(scene.values).any():
+            samples.append(Line2D([], [], marker="o", ls="", mfc="white", mec="black", label="no value"))
         if scene.is_ood.any():
             sample = Line2D([], [], marker=OOD_MARKER, ls="", mfc="none", mec=OOD_COLOR, mew=2, label="OOD node")
-            figure.legend(handles=[sample], loc="lower right", frameon=False)
+            samples.append(sample)
+        if samples:
+            figure.legend(handles=samples, loc="lower right", frameon=False)
         track = figure.add_axes((0.03, 0.03, 0.75, 0.008), xlim=(0, 1), xticks=[], yticks=[], facecolor="0.9")
         track.spines[:].set_visible(False)
         [self._progress] = track.barh(0, 0, color="0.4")

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from mpisim.analysis import columns
-from mpisim.analysis.figure_runs import WITHOUT_EFFECT, Run, natural
 from mpisim.analysis.influence import compare_prediction
-from mpisim.analysis.logs import configuration, reading
+from mpisim.analysis.logs import reading
 from mpisim.analysis.measures import AWARE, UNAWARE, bootstrap_interval, improvements
-from mpisim.analysis.table import row_of
+from mpisim.analysis.runs import WITHOUT_EFFECT, Run, natural, run_of
 
 FIGURES = {"iid_accuracy": "IID", "ood_accuracy": "OOD", "iid_auc": "IID AUC", "ood_auc": "OOD AUC"}
 # What tells runs apart by itself. The options behind the topology and the OOD nodes are those words'.
@@ -107,7 +106,7 @@ def load(path: str | Path) -> Compared:
         If it is no log.
     """
     with reading(path) as file:
-        run = Run(Path(path), row_of(file), configuration(file))
+        run = run_of(Path(path), file)
         correlation = compare_prediction(file).rank_correlation
     further = {name: _in_words(value) for name, value in run.options.items() if name not in BEHIND_MAIN}
     main = (run.strategy, run.family.label, run.dataset, run.placement.removeprefix("OOD at "))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpisim.analysis.figure_runs import Run, best_placed, natural, settings, unfinished
 from mpisim.analysis.figure_style import MOST_PANELS, below, in_order, new_figure, open_axes, style_of, wrapped
 from mpisim.analysis.measures import bootstrap_interval
+from mpisim.analysis.runs import Run, best_placed, natural, settings, unfinished
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisim.analysis.figure_runs import Run, settings
 from mpisim.analysis.figure_style import (
     ACCURACIES,
     GRAY,
@@ -15,14 +14,16 @@ from mpisim.analysis.figure_style import (
     NUMBERED,
     OOD_COLOR,
     OOD_MARKER,
+    UNKNOWN_EDGE,
     below,
     in_order,
     new_figure,
     ood_mark,
+    unknown_mark,
 )
-from mpisim.analysis.logs import reading, score
+from mpisim.analysis.runs import Run, settings
 from mpisim.analysis.summary import KINDS
-from mpisim.analysis.topology import graph_of, positions
+from mpisim.analysis.topology import as_graph, positions
 
 if TYPE_CHECKING:
     import networkx
@@ -59,7 +60,7 @@ def graphs(runs: Sequence[Run], title: str = "") -> Figure | None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    finals = [_final_accuracies(run) for run in runs]
+    finals = [run.final for run in runs]
     kinds = [kind for kind in KINDS if any(np.isfinite(final[kind]).any() for final in finals)]
     if not kinds:
         return None
@@ -72,8 +73,8 @@ def graphs(runs: Sequence[Run], title: str = "") -> Figure | None:
     for axes in panels.flat:
         axes.set_axis_off()
     # Not all links tell the topology: modularity is that of those which do.
-    with reading(max(runs, key=lambda run: run.row["modularity"] is not None).path) as file:
-        graph, is_ood = graph_of(file), file["is_ood"][:] > 0
+    known = max(runs, key=lambda run: run.row["modularity"] is not None)
+    graph, is_ood = as_graph(len(known.is_ood), known.edges), known.is_ood
     places = positions(graph)
     for number, (run, final) in enumerate(zip(runs, finals, strict=True)):
         for row, kind in enumerate(kinds):
@@ -81,13 +82,15 @@ def graphs(runs: Sequence[Run], title: str = "") -> Figure | None:
             axes = panels[where]
             draw_graph(axes, graph, places, final[kind], is_ood)
             heading = f"{_heading(run, runs)}\n" if row == 0 else ""
-            mean = final[kind].mean()
-            told = "not measured" if np.isnan(mean) else f"mean {mean:.3f}"
+            measured = final[kind][np.isfinite(final[kind])]
+            told = f"mean {measured.mean():.3f}" if len(measured) else "not measured"
             axes.set_title(f"{heading}{kind.upper()}, {told}", fontsize="small")
     mappable = ScalarMappable(Normalize(0, 1), colormaps[ACCURACIES])
     figure.colorbar(mappable, ax=panels, label="accuracy in the last round", shrink=min(1, 2 / rows))
-    if is_ood.any():
-        below(figure, [ood_mark()], 1)
+    unknown = any(np.isnan(final[kind]).any() for final in finals for kind in kinds)
+    marks = [*([ood_mark()] if is_ood.any() else []), *([unknown_mark()] if unknown else [])]
+    if marks:
+        below(figure, marks, len(marks))
     return figure
 
 
@@ -98,7 +101,7 @@ def draw_graph(axes: Axes, graph: networkx.Graph, places: np.ndarray, accuracy: 
     ----------
     places : float array, shape (num_nodes, 2)
     accuracy : float array, shape (num_nodes,)
-        A node without one is gray.
+        A node without one is white, with an outline.
     is_ood : bool array, shape (num_nodes,)
     """
     from matplotlib import colormaps
@@ -112,11 +115,12 @@ def draw_graph(axes: Axes, graph: networkx.Graph, places: np.ndarray, accuracy: 
         LineCollection(segments, colors=GRAY, linewidths=width, alpha=alpha, zorder=1, rasterized=large)
     )
     size = float(np.clip(3200 / num_nodes, 8, 260))
-    colors = colormaps[ACCURACIES].with_extremes(bad=GRAY)
+    colors = colormaps[ACCURACIES].with_extremes(bad="white")
     for chosen, marker, edge, area in (
         (~is_ood, "o", "white", size),
         (is_ood, OOD_MARKER, OOD_COLOR, max(1.2 * size, 30)),
     ):
+        unknown = np.isnan(accuracy[chosen]) & (edge == "white")
         axes.scatter(
             places[chosen, 0],
             places[chosen, 1],
@@ -126,23 +130,17 @@ def draw_graph(axes: Axes, graph: networkx.Graph, places: np.ndarray, accuracy: 
             vmin=0,
             vmax=1,
             marker=marker,
-            edgecolors=edge,
-            linewidths=0.2 if large and edge == "white" else 1.2,
+            edgecolors=np.where(unknown, UNKNOWN_EDGE, edge).tolist(),
+            linewidths=np.where(unknown, 0.6, 0.2).tolist() if large and edge == "white" else 1.2,
             plotnonfinite=True,
             clip_on=False,
             zorder=3 if edge == OOD_COLOR else 2,
         )
     if num_nodes <= NUMBERED:
         for node, (x, y) in enumerate(places):
-            light = accuracy[node] > 0.6  # cividis is light from there on
-            color = "black" if light else "white"
+            color = "white" if accuracy[node] <= 0.6 else "black"  # cividis is light from there on
             axes.text(x, y, str(node), color=color, fontsize=np.sqrt(size) * 0.5, ha="center", va="center", zorder=4)
     axes.set(xlim=(-0.08, 1.08), ylim=(-0.08, 1.08), aspect="equal")
-
-
-def _final_accuracies(run: Run) -> dict[str, np.ndarray]:
-    with reading(run.path) as file:
-        return {kind: score(file, f"{kind}_accuracy")[-1] for kind in KINDS}
 
 
 def _heading(run: Run, runs: Sequence[Run]) -> str:

@@ -37,6 +37,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 GRAY = "#8C8C8C"
 ACCURACIES, WEIGHTS, DISTANCES = "cividis", "Blues", "viridis"  # color maps
 OOD_MARKER, OOD_COLOR = "D", VERMILLION
+UNKNOWN_EDGE = "#595959"  # around a white node, which has no accuracy: a gray one would look like one in the middle
 LARGE = 300  # nodes, from which on lines and points of nodes are drawn as pixels: as vectors they would be slow to show
 NUMBERED = 40  # nodes, up to which there is room for their numbers
 CHARACTERS = 12  # of a title in an inch
@@ -177,4 +178,13 @@ def ood_mark() -> Line2D:
 
     return Line2D(
         [], [], linestyle="", marker=OOD_MARKER, markerfacecolor="none", markeredgecolor=OOD_COLOR, label="OOD node"
+    )
+
+
+def unknown_mark() -> Line2D:
+    """Return the legend's entry of nodes that have no accuracy."""
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [], [], linestyle="", marker="o", markerfacecolor="white", markeredgecolor=UNKNOWN_EDGE, label="no accuracy"
     )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpisim.analysis.figure_runs import Family, Run, best_placed, natural, settings, unfinished
 from mpisim.analysis.figure_style import (
     GROUPS,
     MOST_PANELS,
@@ -20,6 +19,7 @@ from mpisim.analysis.figure_style import (
     style_of,
     wrapped,
 )
+from mpisim.analysis.runs import Family, Run, best_placed, natural, settings, unfinished
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ from mpisim.analysis.figure_bars import ood_auc_bars, relative_difference_bars
 from mpisim.analysis.figure_curves import curves, time_split
 from mpisim.analysis.figure_graphs import graphs, same_but_strategy
 from mpisim.analysis.figure_influence import arrival_rounds, influence, mixing
-from mpisim.analysis.figure_runs import Run, load_runs
 from mpisim.analysis.figure_trends import trend
 from mpisim.analysis.outputs import replacing
+from mpisim.analysis.runs import Run, load_runs
 from mpisim.errors import InputError, unknown_name
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ class Prediction:
     influence : float64, shape (num_rounds + 1, num_nodes)
         The OOD nodes' weight in each node after 0, 1, … aggregations, all with the W of the first round.
     predicted : float64, shape (num_nodes,)
-        The AUC of that over the rounds whose models were tested.
+        The AUC of that over the rounds whose models were tested; NaN where W follows from the models.
     measured : float64, shape (num_nodes,)
         The OOD accuracy AUC.
     stationary : float
@@ -79,6 +79,8 @@ def compare_prediction(file: h5py.File) -> Prediction:
     # A trained model of round r has been through r - 1 aggregations, an aggregated one through r.
     tested = influence[:-1] if "ood_accuracy" in file else influence[1:]
     predicted, measured = accuracy_auc(tested), accuracy_auc(score_curve(file, "ood_accuracy"))
+    if not np.isfinite(matrix.data).all():  # before the first aggregation W plays no part, but then it predicts nothing
+        predicted = np.full(len(predicted), np.nan)
     away, arrived = distances(graph_of(file), ood_nodes), arrival(accuracy)
     return Prediction(
         ood_nodes,

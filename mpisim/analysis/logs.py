@@ -104,6 +104,8 @@ def open_file(path: str | Path) -> h5py.File:
     """
     import h5py
 
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder: name the logs in it, {path}/*.h5")
     if not Path(path).is_file():
         raise InputError(f"{path}: no such log")
     try:

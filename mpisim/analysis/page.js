@@ -1,13 +1,6 @@
 // The page: what is chosen, and what follows from it.
 
 const MAX_SHOWN = 4;
-// The buttons by name: among those that plotly would show is one that sends the data to a server.
-const CONFIG = {
-  displaylogo: false,
-  displayModeBar: isTouched ? false : "hover",
-  modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
-  plotlyServerURL: "",
-};
 const at = (id) => document.getElementById(id);
 
 runs.forEach((run, index) => {
@@ -80,87 +73,7 @@ function markRuns() {
   }
 }
 
-// ---- drawing
-
-function panels() {
-  const lettered = state.shown.length > 1;
-  return state.shown.flatMap((run, index) => quantities().map((quantity) => ({ run, index, lettered, quantity })));
-}
-
-async function drawn(id, { data, layout }) {
-  const figure = at(id);
-  await Plotly.react(figure, data, { ...layout, width: figure.clientWidth }, CONFIG);
-  if (figure.dataset.heard) return;
-  figure.dataset.heard = "yes";
-  figure.on("plotly_click", ({ points: [point] }) => {
-    const { run, node = point.customdata } = point.data.meta ?? {};
-    if (node !== undefined) select(node, runs[run]);
-  });
-}
-
-function drawGraphs() {
-  const { shown, round, selected, quantity } = state;
-  const isAccuracy = quantity === "both" || isShare(quantity);
-  const range = isAccuracy ? [0, 1] : rangeOf(shown.map((run) => valuesOf(run, quantity) ?? []));
-  return drawn("graphs", graphsFigure({ panels: panels(), round, selected, width: at("graphs").clientWidth, range }));
-}
-
-function drawCurves() {
-  const { shown, focus, quantity, round, selected } = state;
-  at("drawn").textContent =
-    shown.length > 1 ? `Band and thin lines are of ${letter(shown.indexOf(focus))}, the run in detail.` : "";
-  return drawn("curves", curvesFigure({ shown, focus, quantity, round, selected, width: at("curves").clientWidth }));
-}
-
-async function drawPrediction() {
-  const { focus, selected } = state;
-  const { predicted, rank_correlation } = focus.prediction;
-  const isKnown = predicted.some(Number.isFinite);
-  at("why").hidden = !focus.scores.ood_accuracy;
-  at("prediction").hidden = !isKnown;
-  at("correlation").textContent = isKnown
-    ? `How much of the OOD node's model each node has by the mixing weights of round 1, over the rounds, against what
-      it knows. Rank correlation (Spearman): ${formatted(rank_correlation, 2)}.`
-    : "There is no prediction: the mixing weights follow from the models.";
-  if (!at("why").hidden && isKnown) await drawn("prediction", predictionFigure({ run: focus, selected }));
-}
-
-const drawSeconds = () => drawn("seconds", secondsFigure({ run: state.focus, of: state.seconds }));
-
-async function draw() {
-  at("scheme").setAttribute("aria-label", isDark() ? "Light scheme" : "Dark scheme");
-  // The node stands beside graphs that are tall, below others, so that both columns are about as long.
-  const before = at(panels().length > 3 || state.focus.size > MANY_NODES ? "when" : "where");
-  if (before.nextElementSibling !== at("node")) before.after(at("node"));
-  writeHeader();
-  writeTables();
-  writeNode();
-  writeRound();
-  for (const drawPart of [drawGraphs, drawCurves, drawPrediction, drawSeconds]) {
-    await drawPart();
-    await new Promise((resolve) => setTimeout(resolve)); // the browser shows it
-  }
-}
-
-// Of all that is drawn only colors, texts and a line move with the round.
-async function showRound(round) {
-  state.round = Math.min(Math.max(round, 1), lastRound());
-  writeRound();
-  const color = colors();
-  const graphs = at("graphs");
-  const { widths } = graphs.layout.meta;
-  const nodes = [...graphs.data.keys()].filter((index) => graphs.data[index].meta.kind === "nodes");
-  const now = panels().map(({ run, quantity }) => nodesInRound(run, quantity, state.round, color));
-  const changed = { "marker.color": now.map((each) => each.color), text: now.map((each) => each.text) };
-  const titles = panels().map((panel, index) => [
-    `annotations[${index}].text`,
-    panelTitle(panel, state.round, widths[index]),
-  ]);
-  await Promise.all([
-    Plotly.update(graphs, changed, Object.fromEntries(titles), nodes),
-    Plotly.relayout(at("curves"), { "shapes[0].x0": state.round, "shapes[0].x1": state.round }),
-  ]);
-}
+// ---- what is shown
 
 async function select(node, run = state.focus) {
   if (!Number.isInteger(node) || node < 0 || node >= run.size) {
@@ -248,7 +161,7 @@ function listen() {
   for (const radio of document.querySelectorAll("[name=seconds]")) {
     radio.addEventListener("change", () => {
       state.seconds = radio.value;
-      drawSeconds();
+      redraw("seconds");
     });
   }
   at("scheme").addEventListener("click", () => {
@@ -260,6 +173,7 @@ function listen() {
     draw();
   });
   document.addEventListener("keydown", onKey);
+  drawWhenSeen();
   let width = innerWidth;
   let wait;
   addEventListener("resize", () => {

@@ -21,7 +21,7 @@ from mpisim.errors import InputError
 
 MAX_LOGS = 100
 BUDGET = 9_500_000  # bytes of data, beside the library
-SCRIPTS = ("page_data.js", "page_style.js", "page_graphs.js", "page_charts.js", "page_texts.js", "page.js")
+SCRIPTS = tuple(f"page{part}.js" for part in ("_data", "_style", "_graphs", "_charts", "_texts", "_draw", ""))
 
 
 def write_page(paths: Sequence[str | Path], out: Path, defaults: Mapping[str, Any] | None = None) -> None:

@@ -156,7 +156,7 @@ function predictionFigure({ run, selected }) {
   const layout = baseLayout(color, {
     height: 320,
     xaxis: axis(color, "predicted influence", { rangemode: "tozero" }),
-    yaxis: axis(color, "OOD accuracy AUC", { range: [-0.05, 1.05] }),
+    yaxis: axis(color, "OOD accuracy AUC", { range: [-0.08, 1.1] }),
   });
   return { data: [all, ring], layout };
 }

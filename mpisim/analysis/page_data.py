@@ -20,7 +20,7 @@ from mpisim.analysis.influence import compare_prediction
 from mpisim.analysis.logs import configuration, reading, score, score_curve
 from mpisim.analysis.measures import accuracy_auc
 from mpisim.analysis.page_facts import facts_of, labels_of, options_of, provenance_of
-from mpisim.analysis.topology import degree_rank, edges_of, positions
+from mpisim.analysis.topology import as_graph, degree_rank, edges_of, positions
 
 if TYPE_CHECKING:
     import h5py
@@ -149,12 +149,7 @@ def _nodes(file: h5py.File) -> dict[str, Any]:
 @functools.lru_cache(maxsize=16)
 def _positions(num_nodes: int, edges: bytes) -> np.ndarray:
     """Return where to draw the nodes, found once for each graph: runs that are compared share one."""
-    import networkx as nx
-
-    graph = nx.Graph()
-    graph.add_nodes_from(range(num_nodes))
-    graph.add_edges_from(np.frombuffer(edges, dtype=np.int64).reshape(-1, 2).tolist())
-    return positions(graph)
+    return positions(as_graph(num_nodes, np.frombuffer(edges, dtype=np.int64).reshape(-1, 2)))
 
 
 def _prediction(file: h5py.File) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisim.analysis.figure_runs import WITHOUT_EFFECT
+from mpisim.analysis.runs import WITHOUT_EFFECT
 from mpisim.analysis.topology import degree_rank
 
 if TYPE_CHECKING:

@@ -122,3 +122,18 @@ function writeNode() {
     element("span", neighbors.length > MOST_NEIGHBORS ? " …" : ""),
   );
 }
+
+// What stands below the curves and the prediction, and whether there is a prediction.
+function writeCharts() {
+  const { shown, focus } = state;
+  const { predicted, rank_correlation } = focus.prediction;
+  const isKnown = predicted.some(Number.isFinite);
+  at("drawn").textContent =
+    shown.length > 1 ? `Band and thin lines are of ${letter(shown.indexOf(focus))}, the run in detail.` : "";
+  at("why").hidden = !focus.scores.ood_accuracy;
+  at("prediction").hidden = !isKnown;
+  at("correlation").textContent = isKnown
+    ? `How much of the OOD node's model each node has by the mixing weights of round 1, over the rounds, against what
+      it knows. Rank correlation (Spearman): ${formatted(rank_correlation, 2)}.`
+    : "There is no prediction: the mixing weights follow from the models.";
+}

@@ -53,7 +53,8 @@ def check(file: h5py.File) -> None:
         raise InputError(f"is no log of mpisim (its attribute schema is not {SCHEMA!r})")
     if str(attributes["schema_version"]) != str(SCHEMA_VERSION):
         version = attributes["schema_version"]
-        raise InputError(f"has the schema version {version}, this mpisim reads {SCHEMA_VERSION}")
+        writer = file.attrs.get("mpisim_version", "that wrote it")
+        raise InputError(f"has the schema version {version}, this mpisim reads {SCHEMA_VERSION}: take mpisim {writer}")
     _check_attributes(file)
     sizes = {dim: _shape(file, dim, 1)[0] for dim in DIMENSIONS}
     for name, dims in REQUIRED.items():

@@ -33,11 +33,16 @@ def graph_of(file: h5py.File) -> networkx.Graph:
     InputError
         If a link is one of no node.
     """
+    return as_graph(len(file["degree"]), edges_of(file))
+
+
+def as_graph(num_nodes: int, edges: np.ndarray) -> networkx.Graph:
+    """Return the graph of nodes 0…n-1 with these edges, int64, shape (num_edges, 2)."""
     import networkx as nx
 
     graph = nx.Graph()
-    graph.add_nodes_from(range(len(file["degree"])))
-    graph.add_edges_from(edges_of(file).tolist())
+    graph.add_nodes_from(range(num_nodes))
+    graph.add_edges_from(edges.tolist())
     return graph
 
 
@@ -144,12 +149,7 @@ def modularity_of_edges(num_nodes: int, edges: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _modularity_of_bytes(num_nodes: int, edges: bytes) -> float:
-    import networkx as nx
-
-    graph = nx.Graph()
-    graph.add_nodes_from(range(num_nodes))
-    graph.add_edges_from(np.frombuffer(edges, dtype=np.int64).reshape(-1, 2).tolist())
-    return modularity(graph)
+    return modularity(as_graph(num_nodes, np.frombuffer(edges, dtype=np.int64).reshape(-1, 2)))
 
 
 def distances(graph: networkx.Graph, sources: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ whoever opens it meets a whole one.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 
 from mpisim.analysis.progress import Look, look
 from mpisim.errors import InputError
+from mpisim.units import plain_bytes, plain_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -155,8 +155,8 @@ class Frame:
         if self.look.num_rounds == 0:
             return ""
         if self.look.status != "running":
-            return f", in {_clock(took)}"
-        return f", {_clock(took)} so far, {_clock(self.look.seconds_left(self.now))} left"
+            return f", in {plain_seconds(took)}"
+        return f", {plain_seconds(took)} so far, {plain_seconds(self.look.seconds_left(self.now))} left"
 
     def _metrics(self, width: int, ascii_only: bool) -> Iterator[RenderableType]:
         """Yield a table with a row for each metric; where it is narrow, its extreme nodes in a table of their own."""
@@ -189,7 +189,7 @@ class Frame:
             more = "" if np.isnan(slowest.over_median) else f", {slowest.over_median:.0%} more than the median rank"
             yield f"slowest rank: {slowest.rank}{where}, works {slowest.seconds:.3g} s a round{more}"
         if num_bytes is not None:
-            yield f"sent between ranks: {num_bytes / 2**20:,.1f} MiB in the last round"
+            yield f"sent between ranks: {plain_bytes(num_bytes)} in the last round"
 
     def _warnings(self) -> Iterator[str]:
         if nodes := self.look.diverged:
@@ -197,7 +197,7 @@ class Frame:
             yield f"the loss is no number at node {some}"
         silence, usual = self.now - self.look.written, self.look.seconds_a_round
         if self.look.status == "running" and silence > 3 * usual + PATIENCE:
-            yield f"no round for {_clock(silence)}, where one takes {_clock(usual)}: is the run still there?"
+            yield f"no round for {plain_seconds(silence)}, one takes {plain_seconds(usual)}: is the run still there?"
 
 
 def sparkline(
@@ -253,17 +253,6 @@ def _extreme(of_nodes: np.ndarray | None, place: Callable[[np.ndarray], np.intp]
         return "" if of_nodes is None else "–"
     node = int(place(np.where(np.isfinite(of_nodes), of_nodes, otherwise)))
     return f"{_figure(of_nodes[node])} at {node}"
-
-
-def _clock(seconds: float) -> str:
-    """Return a duration, from a minute on as on a clock.
-
-    >>> _clock(3.21), _clock(3725.4), _clock(np.nan)
-    ('3.2 s', '1:02:05', '?')
-    """
-    if np.isnan(seconds):
-        return "?"
-    return f"{seconds:.1f} s" if round(seconds, 1) < 60 else str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _printable(text: str, ascii_only: bool) -> str:

@@ -21,8 +21,8 @@ import numpy as np
 from mpisim.arguments import OneLineParser
 from mpisim.bench.processes import on_ranks, run
 from mpisim.bench.timing import SECONDS, Comparison, Figures, Report, alternate, at_least_one, timed
-from mpisim.display import plain_bytes
 from mpisim.errors import InputError
+from mpisim.units import plain_bytes
 
 HELP = "a round's messages against a bare ping-pong of the same bytes"
 BARE, OURS = "ping-pong", "mpisim"

@@ -17,8 +17,8 @@ import itertools
 import math
 
 from mpisim.bench.timing import SECONDS, Comparison, Report, alternate, at_least_one, timed
-from mpisim.display import plain_bytes
 from mpisim.errors import InputError
+from mpisim.units import plain_bytes
 
 HELP = "one aggregation against torch.add over the same bytes"
 OURS, BY_TERM, BY_BYTES = "mixing", "a pass for each term", "as many bytes"

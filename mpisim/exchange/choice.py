@@ -7,6 +7,7 @@ import torch
 from mpi4py import MPI
 
 from mpisim.exchange.neighborhood import ExchangePlan, NeighborhoodExchange, plan_exchange
+from mpisim.exchange.rows import Carry, RowMessages
 from mpisim.exchange.transpose import COLUMN_ALIGNMENT, TransposedExchange, TransposePlan
 from mpisim.graphs.mixing import MixingRule
 
@@ -49,9 +50,9 @@ def plan_messages(
 
 
 def make_exchange(
-    comm: MPI.Comm, plan: Plan, parameters: torch.Tensor, wire: torch.dtype
+    comm: MPI.Comm, plan: Plan, parameters: torch.Tensor, wire: torch.dtype, carry: Carry = RowMessages
 ) -> NeighborhoodExchange | TransposedExchange:
     """Return the exchange that a plan is for, on a communicator from ``connect``."""
     if isinstance(plan, TransposePlan):
-        return TransposedExchange(comm, plan, parameters, wire=wire)
-    return NeighborhoodExchange(comm, plan, parameters, wire=wire)
+        return TransposedExchange(comm, plan, parameters, carry, wire)
+    return NeighborhoodExchange(comm, plan, parameters, carry, wire)

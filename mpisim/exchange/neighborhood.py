@@ -1,8 +1,8 @@
 """Neighborhood exchange: each rank sends its neighbors the rows of X they listen to, one message per pair and round.
 
 The topology's edges, lifted to ranks, are a distributed graph communicator; all models travel point to point on it with
-persistent requests. On a CPU a message leaves from X itself, unpacked (``rows.py``). On a GPU the rows pass through
-pinned host memory. Where models travel as bfloat16, they leave from a copy of that type.
+persistent requests. On a CPU a message leaves from X itself, unpacked (``rows.py``), or, where models travel as
+bfloat16, from a copy of that type. Rows of a GPU are packed (``packed.py``), or torch carries them (``devicelink.py``).
 
 A round posts its receives before training, sends after it, and mixes when all has arrived. X must not change between
 ``send`` and the end of ``wait``.
@@ -17,7 +17,7 @@ import torch
 from mpi4py import MPI
 
 from mpisim.exchange.mixing import mix
-from mpisim.exchange.rows import RowMessages, copy_rows, device_buffer, host_buffer
+from mpisim.exchange.rows import Carry, RowMessages, round_rows, row_buffer
 from mpisim.graphs.mixing import MixingRule
 from mpisim.learning.parameters import row_stride
 from mpisim.ranks.waiting import Waiting
@@ -59,8 +59,17 @@ class ExchangePlan:
         """Return the bytes of model state that this rank sends in a round, in which models travel as ``wire``."""
         return len(self.sent) * num_columns * wire.itemsize
 
-    def memory(self, num_columns: int, wire: torch.dtype = torch.float32) -> int:
-        """Return the bytes of models that this rank holds for the exchange, beside its own rows of X."""
+    def memory(self, num_columns: int, wire: torch.dtype = torch.float32, held: str = "unpacked") -> int:
+        """Return the bytes of models that this rank holds for the exchange, beside its own rows of X.
+
+        Parameters
+        ----------
+        held : a name in HELD
+            Where the messages' rows are; of staged ones, only what is on the device counts.
+        """
+        if held != "unpacked":
+            sent = len(self.sent) if held == "packed" else 0
+            return (len(self.received) + sent) * num_columns * wire.itemsize
         copies = 0 if wire == torch.float32 else len(np.unique(self.sent))
         return (len(self.received) + copies) * row_stride(num_columns) * wire.itemsize
 
@@ -116,8 +125,8 @@ class NeighborhoodExchange:
     plan : ExchangePlan
     parameters : float32 tensor, shape (num_own, num_columns)
         This rank's rows of X, from ``allocate_rows``, in the order of ``plan.own``.
-    staged : bool, optional
-        Whether rows pass through host memory; by default where they are on a device.
+    carry : what carries the rows
+        X must be in host memory for ``RowMessages``.
     wire : torch.float32 or torch.bfloat16
         What models travel as.
 
@@ -132,33 +141,28 @@ class NeighborhoodExchange:
         comm: MPI.Comm,
         plan: ExchangePlan,
         parameters: torch.Tensor,
-        staged: bool | None = None,
+        carry: Carry = RowMessages,
         wire: torch.dtype = torch.float32,
     ):
         self.plan = plan
         self.parameters = parameters
         self.wire = wire
-        self.staged = parameters.device.type != "cpu" if staged is None else staged
-        self._messages = RowMessages(comm, _TAG)
-        num_columns, device = parameters.shape[1], parameters.device
+        self._messages = carry(comm, _TAG)
+        num_columns, packs = parameters.shape[1], self._messages.packs
 
-        self._incoming = host_buffer(len(plan.received), num_columns, wire, device)
+        self.remote = row_buffer(len(plan.received), num_columns, wire, parameters.device, packs)
         for rank in np.unique(plan.received_from).tolist():
             start, end = np.searchsorted(plan.received_from, [rank, rank + 1])
-            self._messages.receive(self._incoming[start:end], rank)
+            self._messages.receive(self.remote[start:end], rank)
 
         self._outgoing, positions = parameters, np.searchsorted(plan.own, plan.sent)
-        self._leaving: list[torch.Tensor] = []  # what has to be copied: nothing where messages leave from X
-        if self.staged or wire != torch.float32:
+        self._leaving: list[torch.Tensor] = []  # what has to be rounded first: nothing where messages leave from X
+        if wire != torch.float32 and not packs:
             leaving, positions = np.unique(positions, return_inverse=True)
-            self._outgoing = host_buffer(len(leaving), num_columns, wire, device)
+            self._outgoing = row_buffer(len(leaving), num_columns, wire, parameters.device, packs)
             self._leaving = [parameters[position] for position in leaving.tolist()]
         for rank in np.unique(plan.sent_to).tolist():
-            self._messages.send(self._outgoing, rank, positions[plan.sent_to == rank])
-
-        self.remote = self._incoming
-        if self.staged:
-            self.remote = device_buffer(len(plan.received), num_columns, wire, device)
+            self._messages.send(self._outgoing, rank, positions[plan.sent_to == rank], wire)
 
     def post(self) -> None:
         """Make the receives of this round ready; at the start of the round, so that no message arrives unexpected."""
@@ -167,7 +171,7 @@ class NeighborhoodExchange:
     def send(self) -> None:
         """Send this round's rows, as they are now."""
         if self._leaving:
-            copy_rows(self._leaving, self._outgoing)
+            round_rows(self._leaving, self._outgoing)
         self._messages.start_sends()
 
     def progress(self) -> bool:
@@ -177,8 +181,6 @@ class NeighborhoodExchange:
     def wait(self, waiting: Waiting) -> None:
         """Wait until the rows of this round are in ``remote``, and X may change."""
         waiting.until(self.progress, self._messages.missing)
-        if self.staged:
-            copy_rows(self._incoming, self.remote)
 
     def mix(self, indptr: np.ndarray, positions: np.ndarray, weights: np.ndarray) -> None:
         """Replace this rank's rows of X by their mixtures: see ``exchange.mixing.mix``."""
@@ -188,5 +190,5 @@ class NeighborhoodExchange:
         """Wait until the mixtures are in X. Here they are."""
 
     def free(self) -> None:
-        """Give what MPI made back to it."""
+        """Give what was set up back."""
         self._messages.free()

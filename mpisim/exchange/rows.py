@@ -8,13 +8,13 @@ MPICH 5's ``Ialltoallv`` (8.5 s for 4 MB), and all the way in a persistent messa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 import torch
 from mpi4py import MPI
 
-from mpisim.learning.device import synchronize
 from mpisim.learning.parameters import FLOAT_BYTES, host_rows, row_stride
 from mpisim.ranks.waiting import named_ranks
 
@@ -23,37 +23,70 @@ WIRES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SCALARS = {torch.float32: MPI.FLOAT, torch.bfloat16: MPI.UINT16_T}
 
 
-def host_buffer(num_rows: int, num_columns: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a matrix of zeros in host memory, without gaps in its rows; pinned, if it is for a device.
+class Carrier(Protocol):
+    """What carries rows between ranks: messages set up once, and started anew each round.
 
-    Pinned memory is what a GPU copies from and to at full speed.
+    Attributes
+    ----------
+    packs : bool
+        Whether it sends copies, of the type that models travel as; else rows leave from where they are, as they are.
     """
+
+    packs: bool
+
+    def receive(self, rows: torch.Tensor, source: int) -> None:
+        """Set up the message that comes from a rank into these rows; none is set up for nothing."""
+
+    def send(
+        self,
+        rows: torch.Tensor,
+        destination: int,
+        which: np.ndarray | None = None,
+        wire: torch.dtype | None = None,
+    ) -> None:
+        """Set up the message that goes to a rank from these rows, or some of them, as the type ``wire``."""
+
+    def start_receives(self) -> None:
+        """Make this round's receives ready."""
+
+    def start_sends(self) -> None:
+        """Send this round's rows, as they are now."""
+
+    def progress(self) -> bool:
+        """Let the messages move on; return whether all have arrived, here and there."""
+
+    def missing(self) -> str:
+        """Say which ranks have not sent, or do not take what this rank sends."""
+
+    def free(self) -> None:
+        """Give what was set up back."""
+
+
+Carry = Callable[[MPI.Comm, int], Carrier]  # a kind of carrier; the int is the messages' tag
+
+
+def row_buffer(num_rows: int, num_columns: int, dtype: torch.dtype, device: torch.device, packs: bool) -> torch.Tensor:
+    """Return a matrix of zeros for rows of the exchange, without gaps in its rows.
+
+    Parameters
+    ----------
+    packs : bool
+        Whether the carrier does: then there are no gaps between the rows either, and what arrives is there at once.
+    """
+    if packs:
+        return torch.zeros((num_rows, num_columns), dtype=dtype, device=device)
     stride = row_stride(num_columns)
-    if device.type == "cpu":
-        return host_rows(num_rows, stride * dtype.itemsize // FLOAT_BYTES).view(dtype)[:, :num_columns]
-    return torch.zeros((num_rows, stride), dtype=dtype, pin_memory=True)[:, :num_columns]
+    return host_rows(num_rows, stride * dtype.itemsize // FLOAT_BYTES).view(dtype)[:, :num_columns]
 
 
-def device_buffer(num_rows: int, num_columns: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a matrix of zeros on a device, without gaps in its rows."""
-    return torch.zeros((num_rows, row_stride(num_columns)), dtype=dtype, device=device)[:, :num_columns]
-
-
-def copy_rows(source: Iterable[torch.Tensor], target: Iterable[torch.Tensor]) -> None:
-    """Copy rows to others, rounded to their type: between a device and the host, or within one of them.
-
-    Row by row, since only memory without gaps goes to and from a device in one piece.
-    """
-    devices = set()
+def round_rows(source: Iterable[torch.Tensor], target: Iterable[torch.Tensor]) -> None:
+    """Copy rows to others, rounded to their type."""
     for row, copy in zip(source, target, strict=True):
-        copy.copy_(row.to(copy.dtype), non_blocking=True)
-        devices |= {row.device, copy.device}
-    for device in devices:
-        synchronize(device)
+        copy.copy_(row)
 
 
 class RowMessages:
-    """Messages of rows from and to other ranks, one of each kind per pair of ranks at the most.
+    """Messages of rows of host memory from and to other ranks, one of each kind per pair of ranks at the most.
 
     Parameters
     ----------
@@ -61,6 +94,8 @@ class RowMessages:
     tag : int
         Different for messages that may be under way at the same time.
     """
+
+    packs = False
 
     def __init__(self, comm: MPI.Comm, tag: int):
         self.comm = comm
@@ -77,8 +112,14 @@ class RowMessages:
             self._receives.append(self.comm.Recv_init(self._message(rows), source, self.tag))
             self._sources.append(source)
 
-    def send(self, rows: torch.Tensor, destination: int, which: np.ndarray | None = None) -> None:
-        """Set up the message that goes to a rank from these rows of host memory, or some of them."""
+    def send(
+        self,
+        rows: torch.Tensor,
+        destination: int,
+        which: np.ndarray | None = None,
+        wire: torch.dtype | None = None,  # noqa: ARG002
+    ) -> None:
+        """Set up the message that goes to a rank from these rows of host memory, or some of them, as they are."""
         if rows.numel():
             self._sends.append(self.comm.Send_init(self._message(rows, which), destination, self.tag))
             self._destinations.append(destination)

@@ -18,7 +18,7 @@ import torch
 from mpi4py import MPI
 
 from mpisim.exchange.mixing import mix
-from mpisim.exchange.rows import RowMessages, copy_rows, device_buffer, host_buffer
+from mpisim.exchange.rows import Carry, RowMessages, round_rows, row_buffer
 from mpisim.learning.parameters import row_stride
 from mpisim.ranks.waiting import Waiting
 
@@ -79,19 +79,32 @@ class TransposePlan:
         blocks, num_ranks = -(-num_columns // COLUMN_ALIGNMENT), self.num_ranks
         return [min(num_columns, COLUMN_ALIGNMENT * (blocks * rank // num_ranks)) for rank in range(num_ranks + 1)]
 
+    def own_columns(self, num_columns: int) -> tuple[int, int]:
+        """Return where this rank's columns start and end: of thousands of ranks, each asks for its own alone."""
+        blocks, num_ranks = -(-num_columns // COLUMN_ALIGNMENT), self.num_ranks
+        start, end = (COLUMN_ALIGNMENT * (blocks * rank // num_ranks) for rank in (self.rank, self.rank + 1))
+        return min(num_columns, start), min(num_columns, end)
+
     def bytes_sent(self, num_columns: int, wire: torch.dtype = torch.float32) -> int:
         """Return the bytes of model state that this rank sends in a round, in which models travel as ``wire``."""
-        start, end = self.column_bounds(num_columns)[self.rank : self.rank + 2]
+        start, end = self.own_columns(num_columns)
         num_own, width = len(self.own), end - start
         there = num_own * (num_columns - width) * wire.itemsize
         back = (len(self.rank_of_node) - num_own) * width * torch.float32.itemsize
         return there + back
 
-    def memory(self, num_columns: int, wire: torch.dtype = torch.float32) -> int:
-        """Return the bytes of models that this rank holds for the exchange, beside its own rows of X."""
-        start, end = self.column_bounds(num_columns)[self.rank : self.rank + 2]
-        copies = 0 if wire == torch.float32 else len(self.own) * row_stride(num_columns)
-        return (len(self.rank_of_node) * row_stride(end - start) + copies) * torch.float32.itemsize
+    def memory(self, num_columns: int, wire: torch.dtype = torch.float32, held: str = "unpacked") -> int:
+        """Return the bytes of models that this rank holds for the exchange: see ``ExchangePlan.memory``."""
+        start, end = self.own_columns(num_columns)
+        num_own, num_nodes, width = len(self.own), len(self.rank_of_node), end - start
+        rounds, size = wire != torch.float32, torch.float32.itemsize
+        if held == "unpacked":
+            return (num_nodes * row_stride(width) + rounds * num_own * row_stride(num_columns)) * size
+        buffers = 0
+        if held == "packed":  # away and back, in pieces of own rows; and what arrives rounded lies between gaps
+            buffers = num_own * (num_columns - width) * (wire.itemsize + size)
+            buffers += rounds * (num_nodes - num_own) * width * wire.itemsize
+        return (num_nodes * width + rounds * num_own * num_columns) * size + buffers
 
 
 def _as_wire(matrix: torch.Tensor, wire: torch.dtype) -> torch.Tensor:
@@ -109,13 +122,13 @@ def _as_wire(matrix: torch.Tensor, wire: torch.dtype) -> torch.Tensor:
 class TransposedExchange:
     """The messages of a round, set up once; used like ``NeighborhoodExchange``.
 
-    Takes the memory of one more copy of this rank's rows, of two where they are staged or rounded.
+    Takes the memory of one more copy of this rank's rows, of two where they are rounded, and what the carrier takes.
 
     Parameters
     ----------
     comm : communicator
     plan : TransposePlan
-    parameters, staged, wire : as for ``NeighborhoodExchange``
+    parameters, carry, wire : as for ``NeighborhoodExchange``
 
     Attributes
     ----------
@@ -128,13 +141,14 @@ class TransposedExchange:
         comm: MPI.Comm,
         plan: TransposePlan,
         parameters: torch.Tensor,
-        staged: bool | None = None,
+        carry: Carry = RowMessages,
         wire: torch.dtype = torch.float32,
     ):
         self.parameters = parameters
         self.wire = wire
-        self.staged = parameters.device.type != "cpu" if staged is None else staged
         self._rounds = wire != torch.float32
+        self._there, self._back = carry(comm, _THERE), carry(comm, _BACK)
+        packs = self._there.packs
         device, (num_own, num_columns) = parameters.device, parameters.shape
         bounds = plan.column_bounds(num_columns)
         first_rows = np.searchsorted(np.sort(plan.rank_of_node), np.arange(plan.num_ranks + 1)).tolist()
@@ -144,21 +158,15 @@ class TransposedExchange:
         width = self._own_columns.stop - self._own_columns.start
 
         # Trained models leave from the rows and arrive in the columns; mixtures the other way.
-        copied = self.staged or self._rounds
-        self._rows = host_buffer(num_own, num_columns, torch.float32, device) if copied else parameters
-        self._columns = host_buffer(len(plan.rank_of_node), width, torch.float32, device)
-        self._trained_rows, self._trained_columns = _as_wire(self._rows, wire), _as_wire(self._columns, wire)
-        self._there, self._back = RowMessages(comm, _THERE), RowMessages(comm, _BACK)
+        self._rows = row_buffer(num_own, num_columns, torch.float32, device, packs) if self._rounds else parameters
+        self._columns = row_buffer(len(plan.rank_of_node), width, torch.float32, device, packs)
+        self._trained_rows = parameters if packs else _as_wire(self._rows, wire)
+        self._trained = _as_wire(self._columns, wire)
         for rank in np.unique(plan.received_from).tolist():
-            self._there.send(self._trained_rows[:, columns_of[rank]], rank)
-            self._there.receive(self._trained_columns[rows_of[rank]], rank)
+            self._there.send(self._trained_rows[:, columns_of[rank]], rank, wire=wire)
+            self._there.receive(self._trained[rows_of[rank]], rank)
             self._back.send(self._columns[rows_of[rank]], rank)
             self._back.receive(self._rows[:, columns_of[rank]], rank)
-
-        self._mixed = self._columns
-        if self.staged:
-            self._mixed = device_buffer(len(self._columns), width, torch.float32, device)
-        self._trained = _as_wire(self._mixed, wire)
         self.remote = self._trained[:0]
         self._own_terms = np.empty(0)
 
@@ -168,10 +176,10 @@ class TransposedExchange:
 
     def send(self) -> None:
         """Send this round's rows, as they are now, in columns."""
-        if self._rows is not self.parameters:
-            copy_rows(self.parameters, self._trained_rows)
+        if self._trained_rows is not self.parameters:
+            round_rows(self.parameters, self._trained_rows)
         self._there.start_sends()
-        self._trained_columns[self._own_rows] = self._trained_rows[:, self._own_columns]
+        self._trained[self._own_rows] = self._trained_rows[:, self._own_columns]
 
     def progress(self) -> bool:
         """Let the messages move on; return whether all have arrived."""
@@ -180,17 +188,13 @@ class TransposedExchange:
     def wait(self, waiting: Waiting) -> None:
         """Wait until this round's columns are here, and X may change."""
         waiting.until(self.progress, self._there.missing)
-        if self.staged:
-            copy_rows(self._trained_columns, self._trained)
 
     def mix(self, indptr: np.ndarray, positions: np.ndarray, weights: np.ndarray) -> None:
         """Mix this rank's columns of all nodes, with the rows of W of ``plan.mixed``, and send them back."""
         self._back.start_receives()
         if self._rounds:
             weights = self._without_own_terms(indptr, positions, weights)
-        mix(self._trained, self.remote, indptr, positions, weights, out=self._mixed)
-        if self.staged:
-            copy_rows(self._mixed, self._columns)
+        mix(self._trained, self.remote, indptr, positions, weights, out=self._columns)
         self._back.start_sends()
         self._rows[:, self._own_columns] = self._columns[self._own_rows]
 
@@ -199,8 +203,6 @@ class TransposedExchange:
         waiting.until(self._back.progress, self._back.missing)
         if self._rounds:
             self._add_own_terms()
-        elif self.staged:
-            copy_rows(self._rows, self.parameters)
 
     def _without_own_terms(self, indptr: np.ndarray, positions: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the weights of neighbors only; note what this rank needs to complete the mixtures of its nodes."""
@@ -215,16 +217,12 @@ class TransposedExchange:
 
     def _add_own_terms(self) -> None:
         """Make X the sums over neighbors, if there are any, and what each node keeps of its own model."""
-        num_own, num_columns = self._rows.shape
-        sums = self._rows
-        if self.staged:
-            sums = device_buffer(num_own, num_columns, torch.float32, self.parameters.device)
-            copy_rows(self._rows, sums)
+        num_own = len(self._rows)
         own = np.arange(num_own)
         positions = np.stack([num_own + own, own], axis=1).reshape(-1)
-        mix(self.parameters, sums, np.arange(0, 2 * num_own + 1, 2), positions, self._own_terms)
+        mix(self.parameters, self._rows, np.arange(0, 2 * num_own + 1, 2), positions, self._own_terms)
 
     def free(self) -> None:
-        """Give what MPI made back to it."""
+        """Give what was set up back."""
         self._there.free()
         self._back.free()

@@ -1,46 +1,143 @@
-"""The device a rank computes on."""
+"""The device a rank computes on: which one, whose else it is, what is free of its memory, and how it is waited for.
+
+All comes from torch itself. Where torch is older than 2.8 and sees no Intel GPU by itself, Intel's extension for
+PyTorch is imported to make it see one; newer ones need no extension. Its ``optimize`` is not used, since nothing of it
+fits here: it wants an optimizer object to train with, lays convolutions' weights out anew, in memory of their own, and
+folds normalisation into copies of the weights. A model's tensors must stay what they are, views of a row of X.
+"""
 
 from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from mpisim.errors import InputError
 
+EXTENSION = "intel_extension_for_pytorch"
+NATIVE_XPU = (2, 8)  # the first torch of which every build for Intel GPUs does without the extension
+# What decides which of a host's devices a rank sees, and in what order.
+MASKS = {"xpu": ("ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR"), "cuda": ("CUDA_VISIBLE_DEVICES",)}
+
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
     """Return this rank's device: ``auto`` takes an Intel GPU tile, then a CUDA GPU, then the CPU.
 
-    Ranks of a host take its devices in turn, so several ranks may share one.
+    Ranks of a host take the devices that they see in turn, so several ranks may share one. Where each rank sees but
+    its own, by a mask or a launcher's doing, each takes that.
 
     Raises
     ------
     InputError
         If there is no device of the kind wanted.
     """
-    available = {"xpu": torch.xpu.is_available(), "cuda": torch.cuda.is_available(), "cpu": True}
-    kind = next(kind for kind in available if available[kind]) if wanted == "auto" else wanted
-    if not available[kind]:
-        has = ", ".join(kind for kind in available if available[kind])
+    kinds = ("xpu", "cuda", "cpu")
+    if wanted in ("auto", "xpu"):
+        _extend(torch.__version__)
+    kind = next(filter(_is_available, kinds)) if wanted == "auto" else wanted
+    if not _is_available(kind):
+        has = ", ".join(filter(_is_available, kinds))
         raise InputError(f"--device {wanted}: torch finds none here: choose from auto, {has}")
     if kind == "cpu":
         return torch.device("cpu")
-    module = torch.xpu if kind == "xpu" else torch.cuda
+    module = _module(kind)
     device = torch.device(kind, local_rank % module.device_count())
     module.set_device(device)
+    if kind == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # float32 is float32: torch would round what goes into convolutions
     return device
+
+
+def _module(kind: str) -> Any:
+    """Return torch.xpu or torch.cuda; None where torch has no such module."""
+    return getattr(torch, kind, None)
+
+
+def _is_available(kind: str) -> bool:
+    """Return whether torch sees a device of a kind. A mask may leave none of those that the driver has."""
+    if kind == "cpu":
+        return True
+    module = _module(kind)
+    return module is not None and module.is_available() and module.device_count() > 0
+
+
+def _extend(torch_version: str) -> None:
+    """Import Intel's extension where torch needs it to see Intel GPUs, and it is there and made for this torch.
+
+    Each version of it works with one minor version of torch; with another, it prints an error and raises what it can.
+    """
+    if _is_available("xpu") or _minor(torch_version) >= NATIVE_XPU:
+        return
+    try:
+        if _minor(importlib.metadata.version(EXTENSION)) == _minor(torch_version):
+            importlib.import_module(EXTENSION)
+    except (ImportError, OSError):  # not there, or not its libraries: then there are no Intel GPUs to be seen
+        return
+
+
+def _minor(version: str) -> tuple[int, int]:
+    """Return the first two numbers of a version."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def device_name(device: torch.device) -> str:
     """Return what a person calls the device."""
     if device.type == "cpu":
         return "cpu"
-    module = torch.xpu if device.type == "xpu" else torch.cuda
-    return f"{device} ({module.get_device_name(device)})"
+    return f"{device} ({_module(device.type).get_device_name(device)})"
+
+
+def device_identity(device: torch.device, environment: Mapping[str, str] = os.environ) -> str:
+    """Return what two ranks of a host have in common if, and only if, they compute on the same device.
+
+    The index does not tell: with a mask for each rank, each has device 0. The device's own number does, and the mask's
+    entry, which sets the tiles of a GPU apart should they have one number.
+    """
+    if device.type == "cpu":
+        return "cpu"
+    module, index = _module(device.type), int(device.index)
+    entry = str(index)
+    for variable in MASKS[device.type]:
+        mask = environment.get(variable, "")
+        entries = [one.strip() for one in mask.rpartition(":")[2].split(",")]
+        if mask:
+            exact = len(entries) == module.device_count()  # else a part of the host's tree: what it means is torch's
+            entry = entries[index] if exact else f"{index} of {mask}"
+            break
+    return f"{device.type} {getattr(module.get_device_properties(device), 'uuid', '')} {entry}"
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a device's memory that nobody has yet; all of it, where the driver does not tell."""
+    module = _module(device.type)
+    try:
+        return int(module.mem_get_info(device)[0])
+    except (AttributeError, RuntimeError):  # torch.xpu before 2.6; a driver that does not count
+        return int(module.get_device_properties(device).total_memory)
+
+
+def compute_deterministically() -> None:
+    """Let torch take only operations that give the same bits each time, in this process, from now on.
+
+    An operation that has no such form raises a RuntimeError that names it. To be called before a device is used.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's matrix library starts
+    # The same as torch.use_deterministic_algorithms, which imports a compiler to tell it too.
+    torch.set_deterministic_debug_mode("error")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.mkldnn.deterministic = True  # type: ignore[assignment]  # oneDNN, on Intel GPUs
+    # cuDNN's attention has no such form; torch's other kinds of attention heed the mode.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given, so that its memory can be sent and its time measured."""
-    if device.type == "xpu":
-        torch.xpu.synchronize(device)
-    elif device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type in ("xpu", "cuda"):
+        _module(device.type).synchronize(device)

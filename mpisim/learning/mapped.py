@@ -10,9 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpisim.data.shards import Samples
+from mpisim.learning.batches import Batch
 from mpisim.learning.optimizers import OptimizerSettings
 from mpisim.learning.parameters import BoundModel
-from mpisim.learning.stack import Batch
+from mpisim.learning.precision import within_vmap
 from mpisim.models.dropout import Generators, dropouts
 
 Tensors = list[torch.Tensor]
@@ -41,9 +42,10 @@ class MappedProducts:
         tensors = dict(zip(self._model.layout.names, state, strict=True))
         tensors |= dict(zip(self._model.counter_names, counters, strict=True))
         inputs, labels = samples
-        outputs = torch.func.functional_call(self._model.module, tensors, (inputs,))
+        with within_vmap(self._model.precision):
+            outputs = torch.func.functional_call(self._model.module, tensors, (inputs,))
         logits, targets, _ = self._model.objective(outputs, Samples(inputs, labels))
-        return F.cross_entropy(logits, targets)
+        return F.cross_entropy(logits.float(), targets)
 
     def gradients(self, state: Tensors, batch: Batch) -> tuple[torch.Tensor, Tensors]:
         """Return each node's mean loss, shape (num_nodes,), and the gradients of the parameters."""

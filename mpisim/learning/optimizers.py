@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,7 +40,9 @@ class OptimizerSettings:
 
 
 Tensors = list[torch.Tensor]
+Count = int | torch.Tensor  # of steps so far; a float64 scalar on the parameters' device where a replay reads it
 Step = Callable[[Tensors], None]  # takes the gradients, updates the parameters in place
+Update = Callable[[Tensors, Count], None]  # the same, but is told the steps so far and does not count them
 
 
 class Optimizer:
@@ -72,10 +75,20 @@ class Optimizer:
         return copy
 
     def put_rows(self, rows: np.ndarray, other: Optimizer) -> None:
-        """Take over another optimizer's state as that of some rows."""
+        """Take over the state of another optimizer's first rows as that of some rows."""
         for name, moment in self.moments.items():
-            moment[torch.from_numpy(rows).to(moment.device)] = other.moments[name]
-        self.num_steps[rows] = other.num_steps
+            moment[torch.from_numpy(rows).to(moment.device)] = other.moments[name][: len(rows)]
+        self.num_steps[rows] = other.num_steps[: len(rows)]
+
+    def begin(self, rows: np.ndarray, other: Optimizer | None) -> None:
+        """Take over, in place, the state of some of another optimizer's rows as that of the first; None: new state."""
+        for name, moment in self.moments.items():
+            mine = moment[: len(rows)]
+            if other is None:
+                mine.zero_()
+            else:
+                mine.copy_(other.moments[name][torch.from_numpy(rows).to(moment.device)])
+        self.num_steps[: len(rows)] = 0 if other is None else other.num_steps[rows]
 
     def bind(self, parameters: Tensors, rows: int | slice) -> Step:
         """Return what updates some parameters with the state of one row or, stacked, of several.
@@ -85,19 +98,23 @@ class Optimizer:
         parameters : views of X, in the layout's shapes; with a first dimension of rows where ``rows`` is a slice
         rows : rows of the state; those of a slice have made the same number of steps
         """
-        moments = {name: self.layout.views(moment[rows]) for name, moment in self.moments.items()}
-        update = OPTIMIZERS[self.settings.name]
+        update = self.bind_uncounted(parameters, rows)
 
         def step(gradients: Tensors) -> None:
             count = np.asarray(self.num_steps[rows])
-            update(self.settings, parameters, gradients, moments, int(count.flat[0]))
+            update(gradients, int(count.flat[0]))
             self.num_steps[rows] += 1
 
         return step
 
+    def bind_uncounted(self, parameters: Tensors, rows: int | slice) -> Update:
+        """Return what ``bind`` returns, but for whoever counts the steps."""
+        moments = {name: self.layout.views(moment[rows]) for name, moment in self.moments.items()}
+        return partial(OPTIMIZERS[self.settings.name], self.settings, parameters, moments)
+
 
 def _sgd(
-    settings: OptimizerSettings, parameters: Tensors, gradients: Tensors, moments: dict[str, Tensors], _: int
+    settings: OptimizerSettings, parameters: Tensors, moments: dict[str, Tensors], gradients: Tensors, _: Count
 ) -> None:
     buffers: list[torch.Tensor | None] = [None] * len(parameters)
     if settings.momentum:
@@ -121,18 +138,24 @@ def _adam_like(function: Callable[..., None]) -> Callable[..., None]:
     def update(
         settings: OptimizerSettings,
         parameters: Tensors,
-        gradients: Tensors,
         moments: dict[str, Tensors],
-        num_steps: int,
+        gradients: Tensors,
+        num_steps: Count,
     ) -> None:
+        # The function counts on what it is given: each parameter has a count of its own.
+        if isinstance(num_steps, torch.Tensor):
+            counts = [num_steps.clone() for _ in parameters]
+        else:
+            counts = [torch.tensor(float(num_steps)) for _ in parameters]
         function(
             parameters,
             gradients,
             moments["first_moment"],
             moments["second_moment"],
             [],
-            [torch.tensor(float(num_steps)) for _ in parameters],
+            counts,
             foreach=True,
+            capturable=isinstance(num_steps, torch.Tensor),
             amsgrad=False,
             beta1=settings.betas[0],
             beta2=settings.betas[1],

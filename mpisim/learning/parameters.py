@@ -19,6 +19,7 @@ from torch import nn
 
 from mpisim.data.shards import Samples
 from mpisim.learning.objective import OBJECTIVES, Predictions
+from mpisim.learning.precision import autocast
 
 FLOAT_BYTES = 4
 ROW_ALIGNMENT = 16  # float32 scalars: 64 bytes
@@ -103,10 +104,13 @@ class BoundModel:
         ``bind``.
     objective : a name in OBJECTIVES
         What its outputs predict.
+    precision : torch.float32 or torch.bfloat16
+        Of the factors of its products.
     """
 
-    def __init__(self, module: nn.Module, objective: str = "image"):
+    def __init__(self, module: nn.Module, objective: str = "image", precision: torch.dtype = torch.float32):
         self.module = module
+        self.precision = precision
         self.objective = OBJECTIVES[objective]
         self.layout = StateLayout.of(module)
         self.parameters: list[torch.Tensor] = list(module.parameters())
@@ -140,7 +144,9 @@ class BoundModel:
 
     def predictions(self, samples: Samples) -> Predictions:
         """Return the logits, targets and labels of what the bound model predicts about some samples."""
-        return self.objective(self.module(samples.inputs), samples)
+        with autocast(self.precision, samples.labels.device):
+            logits, targets, labels = self.objective(self.module(samples.inputs), samples)
+        return logits.float(), targets, labels
 
     @torch.no_grad()
     def read(self, module: nn.Module, row: torch.Tensor) -> None:

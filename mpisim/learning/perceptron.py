@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mpisim.learning.batches import Batch
 from mpisim.learning.optimizers import OptimizerSettings
-from mpisim.learning.stack import Batch
 
 Tensors = list[torch.Tensor]  # weights (nodes, out, in) and biases (nodes, out), layer after layer
 
@@ -32,8 +32,11 @@ def is_perceptron(module: nn.Module) -> bool:
 
 
 def logits(parameters: Tensors, inputs: torch.Tensor) -> torch.Tensor:
-    """Return the outputs, shape (num_nodes, num_samples, num_classes), for inputs (num_nodes, num_samples, inputs)."""
-    return _activations(parameters, inputs)[-1]
+    """Return the outputs, shape (num_nodes, num_samples, num_classes), for inputs (num_nodes, num_samples, inputs).
+
+    They are float32, also where the parameters, and with them the factors of all products, have a lower precision.
+    """
+    return _activations(parameters, inputs.to(parameters[0].dtype))[-1].float()
 
 
 def _activations(parameters: Tensors, inputs: torch.Tensor) -> Tensors:
@@ -57,24 +60,38 @@ def _loss(outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tens
 
 
 class PerceptronProducts:
-    """A stack's gradients, and its steps of plain SGD: see ``stack.Products``."""
+    """A stack's gradients, and its steps of plain SGD: see ``stack.Products``.
+
+    Parameters
+    ----------
+    precision : torch.float32 or torch.bfloat16
+        What the factors of all products are rounded to, as ``torch.autocast`` and autograd would round them.
+    """
+
+    def __init__(self, precision: torch.dtype = torch.float32):
+        self._precision = precision
 
     @torch.no_grad()
     def gradients(self, state: Tensors, batch: Batch) -> tuple[torch.Tensor, Tensors]:
         """Return each node's mean loss, shape (num_nodes,), and the gradients, in the order of the parameters."""
-        *activations, outputs = _activations(state, batch.samples.inputs.flatten(2))
-        loss, slope = _loss(outputs, batch)
+        state = [tensor.to(self._precision) for tensor in state]
+        *activations, outputs = _activations(state, batch.samples.inputs.flatten(2).to(self._precision))
+        loss, slope = _loss(outputs.float(), batch)
+        slope = slope.to(self._precision)
         found: Tensors = []
         for layer in reversed(range(len(activations))):
-            found[:0] = [torch.bmm(slope.mT, activations[layer]), slope.sum(dim=1)]
+            found[:0] = [torch.bmm(slope.mT, activations[layer]).float(), slope.sum(dim=1, dtype=torch.float32)]
             if layer > 0:
                 slope = _slope_below(slope, state[2 * layer], activations[layer])
         return loss, found
 
     @torch.no_grad()
     def descend(self, state: Tensors, batch: Batch, settings: OptimizerSettings) -> torch.Tensor | None:
-        """Make a step of plain SGD, whose products add straight to the weights; None for other optimizers."""
-        if settings.name != "sgd" or settings.moments:
+        """Make a step of plain SGD, whose products add straight to the weights; None for other optimizers.
+
+        And None in a lower precision: products of such factors have their type, and do not add to float32 weights.
+        """
+        if settings.name != "sgd" or settings.moments or self._precision != torch.float32:
             return None
         *activations, outputs = _activations(state, batch.samples.inputs.flatten(2))
         loss, slope = _loss(outputs, batch)

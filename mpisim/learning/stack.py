@@ -6,39 +6,20 @@ Those with the most samples come first in the stack, so that whoever still has s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from mpisim.data.shards import Samples, Splits
-from mpisim.learning.optimizers import Optimizer, OptimizerSettings, Step
-from mpisim.learning.parameters import ROW_ALIGNMENT, StateLayout, allocate_rows
+from mpisim.learning.batches import Batch, BatchTable
+from mpisim.learning.optimizers import Count, Optimizer, OptimizerSettings
+from mpisim.learning.parameters import StateLayout, allocate_rows
+from mpisim.learning.replay import Replays
 from mpisim.learning.training import StackProximal, Transform
 
 Tensors = list[torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The batches of some neighboring nodes of a stack in one step.
-
-    Attributes
-    ----------
-    nodes : slice
-        Of the stack.
-    samples : inputs (num_nodes, width, ...) and labels (num_nodes, width)
-    weights : float32 tensor, shape (num_nodes, width)
-        1 / the number of samples, 0 for padding.
-    """
-
-    nodes: slice
-    samples: Samples
-    weights: torch.Tensor
 
 
 class Products(Protocol):
@@ -52,56 +33,34 @@ class Products(Protocol):
 
 
 class StackPlan:
-    """Which samples each node of a stack trains on, step by step.
+    """Which batches each node of a stack trains on, step by step.
 
     Parameters
     ----------
-    splits : the shards
-    nodes : of the stack, as positions in ``splits``
-    orders : of each of these nodes, for each epoch the order of its samples; None where all take them as they lie
-    width : samples to pad batches to; None not to pad
+    table : the batches of all shards
+    nodes : of the stack, as numbers of shards
+    num_epochs : int
 
     Attributes
     ----------
     nodes : int64, those with the most samples first
+    nodes_on_device : the same, to choose rows by
     sizes : int64, shape (num_nodes, num_steps)
         The samples in each batch; 0 where a node has no step left.
     steps_per_epoch : int64, shape (num_nodes,)
     """
 
-    def __init__(
-        self,
-        splits: Splits,
-        nodes: np.ndarray,
-        batch_size: int,
-        num_epochs: int,
-        orders: Sequence[Sequence[np.ndarray]] | None,
-        width: int | None,
-    ):
-        by_size = np.argsort(-splits.sizes[nodes], kind="stable")
-        self.nodes = nodes[by_size]
-        self.steps_per_epoch = -(-splits.sizes[self.nodes] // batch_size)
-        num_steps = int(self.steps_per_epoch.max()) * num_epochs
-        self.sizes = np.zeros((len(nodes), num_steps), dtype=np.int64)
-        self._pads = width is not None
-        positions = np.empty((len(nodes), num_steps, width or batch_size), dtype=np.int64)
-        for row, (node, steps) in enumerate(zip(self.nodes, self.steps_per_epoch, strict=True)):
-            start, size = splits.starts[node], splits.sizes[node]
-            positions[row] = start
-            for epoch in range(num_epochs):
-                order = np.arange(size) if orders is None else orders[by_size[row]][epoch]
-                of_epoch = np.full(steps * batch_size, start)
-                of_epoch[:size] += order
-                where = slice(epoch * steps, (epoch + 1) * steps)
-                positions[row, where, :batch_size] = of_epoch.reshape(steps, batch_size)
-                self.sizes[row, where] = np.minimum(batch_size, size - batch_size * np.arange(steps))
-        counts = self.sizes[:, :, np.newaxis]
-        weights = (np.arange(positions.shape[2]) < counts) / np.maximum(counts, 1)
-        self._samples = splits.samples
-        self._starts = splits.starts[self.nodes]
-        device = splits.samples.labels.device
-        self._positions = torch.from_numpy(positions).to(device)
-        self._weights = torch.from_numpy(weights.astype(np.float32)).to(device)
+    def __init__(self, table: BatchTable, nodes: np.ndarray, num_epochs: int):
+        self.table = table
+        self.nodes = nodes[np.argsort(-table.shard_sizes[nodes], kind="stable")]
+        self.steps_per_epoch = table.batches_per_epoch[self.nodes]
+        num_steps = self.steps_per_epoch * num_epochs
+        steps = np.arange(num_steps.max())[:, np.newaxis]
+        rows = table.firsts[self.nodes] + steps % table.counts[self.nodes]
+        self.sizes = np.where(steps < num_steps, table.sizes[rows], 0).T
+        device = table.samples.labels.device
+        self.nodes_on_device = torch.from_numpy(self.nodes).to(device)
+        self._rows = torch.from_numpy(rows).to(device)
 
     def parts(self, counts: np.ndarray) -> list[list[tuple[slice, int]]]:
         """Return, of each step, the (nodes, width) it is made in: neighbors in the stack that can share one product.
@@ -114,30 +73,28 @@ class StackPlan:
         of_steps = []
         for sizes in self.sizes.T:
             active = sizes[sizes > 0]
-            keys = [(count, 0 if self._pads else size) for count, size in zip(counts, active, strict=False)]
+            keys = [(count, 0 if self.table.pads else size) for count, size in zip(counts, active, strict=False)]
             parts, end = [], 0
             for (_, size), part in groupby(keys):
                 start, end = end, end + len(list(part))
-                parts.append((slice(start, end), int(size) or self._positions.shape[2]))
+                parts.append((slice(start, end), int(size) or self.table.width))
             of_steps.append(parts)
         return of_steps
 
+    def rows(self, step: int, nodes: slice) -> torch.Tensor:
+        """Return the rows of the table that some nodes take in a step, shape (num_nodes,)."""
+        return self._rows[step, nodes]
+
     def take(self, step: int, nodes: slice, width: int, transforms: Sequence[Transform] | None) -> Batch:
         """Return the batches of some nodes in a step; ``transforms`` change each node's inputs."""
-        positions = self._positions[nodes, step, :width]
-        samples = self._samples.take(positions.flatten())
-        inputs = samples.inputs.view(*positions.shape, *samples.inputs.shape[1:])
+        batch = self.table.take(self.rows(step, nodes), nodes, width)
+        inputs = batch.samples.inputs
         for of_node, transform in enumerate(() if transforms is None else transforms[nodes]):
             row = nodes.start + of_node
             size = self.sizes[row, step]
-            which = positions[of_node, :size] - int(self._starts[row])
+            which = batch.positions[of_node, :size] - int(self.table.starts[self.nodes[row]])
             inputs[of_node, :size] = transform(inputs[of_node, :size], which)
-        return Batch(nodes, Samples(inputs, samples.labels.view(positions.shape)), self._weights[nodes, step, :width])
-
-
-def padded_batch_size(batch_size: int, largest_shard: int) -> int:
-    """Return the width to pad batches to: whole 64 bytes of scalars, and no more than some node needs."""
-    return math.ceil(min(batch_size, largest_shard) / ROW_ALIGNMENT) * ROW_ALIGNMENT
+        return batch
 
 
 def train_stack(
@@ -147,6 +104,7 @@ def train_stack(
     plan: StackPlan,
     optimizer: Optimizer,
     *,
+    replays: Replays | None = None,
     transforms: Sequence[Transform] | None = None,
     proximal: StackProximal | None = None,
     after_epoch: Callable[[int, int], None] | None = None,
@@ -159,6 +117,8 @@ def train_stack(
         Rows of X; the plan's nodes are positions in it.
     layout : of a row
     optimizer : with a row of state for each node of the plan, in the plan's order
+    replays : if given, what the steps are replayed by, with the memory they are made in; then neither ``transforms``
+        nor ``proximal``
     transforms, proximal : of the nodes, in the plan's order
     after_epoch : function of (node, epochs so far), optional
 
@@ -166,36 +126,82 @@ def train_stack(
     -------
     float64, shape (num_nodes,), in the plan's order: as ``train_node`` returns it
     """
-    alone = len(plan.nodes) == 1
-    stack = rows[plan.nodes[0] : plan.nodes[0] + 1] if alone else _gathered(rows, plan.nodes)
+    in_place = len(plan.nodes) == 1 and replays is None
+    stack = rows[plan.nodes[0] : plan.nodes[0] + 1] if in_place else _gathered(rows, plan.nodes_on_device, replays)
     state = layout.views(stack)
-    losses = torch.zeros(len(plan.nodes), dtype=torch.float64, device=rows.device)
-    sizes = torch.from_numpy(plan.sizes).to(rows.device)
-    bound: dict[tuple[int, int], tuple[Tensors, Step]] = {}
+    losses = _no_losses(len(plan.nodes), rows.device, replays)
+    if replays is not None:
+        replays.begin(plan.table.memory)
+    bound: dict[tuple[int, int], Callable[[Batch, Count], None]] = {}
     for step, parts in enumerate(plan.parts(optimizer.num_steps.copy())):
         for nodes, width in parts:
-            batch = plan.take(step, nodes, width, transforms)
-            if (nodes.start, nodes.stop) not in bound:
-                mine = [tensor[nodes] for tensor in state]
-                bound[nodes.start, nodes.stop] = mine, optimizer.bind(mine[: len(optimizer.layout.shapes)], nodes)
-            mine, update = bound[nodes.start, nodes.stop]
-            loss = None if proximal is not None else products.descend(mine, batch, optimizer.settings)
-            if loss is None:
-                loss, gradients = products.gradients(mine, batch)
-                if proximal is not None:
-                    proximal.add_gradient(gradients, mine[: len(gradients)], nodes)
-                update(gradients)
-            losses[nodes] += loss * sizes[nodes, step]
+            place = nodes.start, nodes.stop
+            if place not in bound:
+                bound[place] = _bind(products, state, optimizer, losses, nodes, proximal)
+            num_steps = int(optimizer.num_steps[nodes.start])
+            if replays is None:
+                bound[place](plan.take(step, nodes, width, transforms), num_steps)
+            else:
+                _replay(replays, plan, step, nodes, width, num_steps, bound[place])
+            if optimizer.moments:  # one that remembers nothing need not count
+                optimizer.num_steps[nodes] += 1
         if after_epoch is not None:
             for row in np.flatnonzero((step + 1) % plan.steps_per_epoch == 0):
                 if plan.sizes[row, step]:
                     rows[plan.nodes[row]] = stack[row]
                     after_epoch(int(plan.nodes[row]), (step + 1) // int(plan.steps_per_epoch[row]))
-    if not alone:
-        rows[torch.from_numpy(plan.nodes).to(rows.device)] = stack
+    if not in_place:
+        rows[plan.nodes_on_device] = stack
     return np.asarray(losses.cpu().numpy() / plan.sizes.sum(axis=1))
 
 
-def _gathered(rows: torch.Tensor, nodes: np.ndarray) -> torch.Tensor:
-    stack = allocate_rows(len(nodes), rows.shape[1], rows.device)
-    return torch.index_select(rows, 0, torch.from_numpy(nodes).to(rows.device), out=stack)
+def _gathered(rows: torch.Tensor, nodes: torch.Tensor, replays: Replays | None) -> torch.Tensor:
+    stack = allocate_rows(len(nodes), rows.shape[1], rows.device) if replays is None else replays.rows[: len(nodes)]
+    return torch.index_select(rows, 0, nodes, out=stack)
+
+
+def _no_losses(count: int, device: torch.device, replays: Replays | None) -> torch.Tensor:
+    if replays is None:
+        return torch.zeros(count, dtype=torch.float64, device=device)
+    return replays.losses[:count].zero_()
+
+
+def _bind(
+    products: Products,
+    state: Tensors,
+    optimizer: Optimizer,
+    losses: torch.Tensor,
+    nodes: slice,
+    proximal: StackProximal | None,
+) -> Callable[[Batch, Count], None]:
+    """Return what makes a step of some nodes, given their batch and the steps that the optimizer has counted."""
+    mine, mine_lost = [tensor[nodes] for tensor in state], losses[nodes]
+    update = optimizer.bind_uncounted(mine[: len(optimizer.layout.shapes)], nodes)
+
+    def step(batch: Batch, num_steps: Count) -> None:
+        loss = None if proximal is not None else products.descend(mine, batch, optimizer.settings)
+        if loss is None:
+            loss, gradients = products.gradients(mine, batch)
+            if proximal is not None:
+                proximal.add_gradient(gradients, mine[: len(gradients)], nodes)
+            update(gradients, num_steps)
+        mine_lost.add_(loss * batch.sizes)
+
+    return step
+
+
+def _replay(
+    replays: Replays,
+    plan: StackPlan,
+    step: int,
+    nodes: slice,
+    width: int,
+    num_steps: int,
+    part: Callable[[Batch, Count], None],
+) -> None:
+    table = plan.table  # and nothing else of the plan: a replay serves other plans too
+
+    def make(rows: torch.Tensor, count: torch.Tensor) -> None:
+        part(table.take(rows, nodes, width), count)
+
+    replays.step((nodes.start, nodes.stop, width), plan.rows(step, nodes), num_steps, make)

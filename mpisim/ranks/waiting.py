@@ -119,12 +119,12 @@ class Waiting:
 
     def split(self, comm: MPI.Intracomm, color: int) -> MPI.Intracomm:
         """Return the communicator of the ranks of the same color. Collective; ranks enter it together."""
-        with self._together(comm):
+        with self.together(comm):
             return MPI.Intracomm(comm.Split(color, comm.rank))
 
     def split_by_host(self, comm: MPI.Intracomm) -> MPI.Intracomm:
         """Return the communicator of the ranks that share this host. Collective; ranks enter it together."""
-        with self._together(comm):
+        with self.together(comm):
             return MPI.Intracomm(comm.Split_type(MPI.COMM_TYPE_SHARED))
 
     def connect(
@@ -145,11 +145,11 @@ class Waiting:
         rows : (list of int, list of int)
             The weight of each of those edges: rows of X per round.
         """
-        with self._together(comm):
+        with self.together(comm):
             return comm.Create_dist_graph_adjacent(sources, destinations, *rows)
 
     @contextmanager
-    def _together(self, comm: MPI.Comm) -> Iterator[None]:
+    def together(self, comm: MPI.Comm) -> Iterator[None]:
         """Enter together what blocks in MPI, where this rank cannot look at the clock: a thread does."""
         self.barrier(comm)
         watch = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), self._end)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpisim.analysis import compare, outputs, summary, table
-from mpisim.errors import InputError
+from mpisim.errors import InputError, line_of, unknown_name
 
 STDOUT = "-"
-QUANTITIES = {"iid": "iid_accuracy", "ood": "ood_accuracy"}
+QUANTITIES, RECALL = {"iid": "iid_accuracy", "ood": "ood_accuracy"}, "recall:"
 Read = TypeVar("Read")
 
 
@@ -74,8 +74,7 @@ def _readable(paths: Sequence[str], read: Callable[[str], Read]) -> list[Read]:
         try:
             found.append(read(path))
         except InputError as error:
-            line = str(error).replace("\n", "\\n")  # whatever a file's name holds, it is one line
-            print(f"mpisim: {line}", file=sys.stderr)
+            print(line_of(error), file=sys.stderr)
     return found
 
 
@@ -133,6 +132,8 @@ def _animate_options(parser: argparse.ArgumentParser) -> None:
 def _animate(options: argparse.Namespace) -> None:
     from mpisim.analysis.animation import animate
 
+    if options.show not in QUANTITIES and not options.show.startswith(RECALL):
+        raise unknown_name("quantity", options.show, [*QUANTITIES, f"{RECALL}LABEL"])
     outputs.check_output(options.out, [options.log])
     speed = {} if options.fps is None else {"fps": options.fps}
     animate(options.log, Path(options.out), quantity=QUANTITIES.get(options.show, options.show), **speed)

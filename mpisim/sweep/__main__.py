@@ -1,6 +1,7 @@
 """Carry out many runs from one file.
 
     python -m mpisim.sweep study.toml --list                       # what would run
+    python -m mpisim.sweep study.toml --estimate --ranks 2         # how long it takes, what travels and what is written
     python -m mpisim.sweep study.toml --run --ranks 2              # what is missing, one run after the other
     python -m mpisim.sweep study.toml --run --jobs 2               # two runs at a time, of one rank each
     python -m mpisim.sweep study.toml --status                     # how far it is
@@ -27,12 +28,15 @@ from pathlib import Path
 
 from mpisim.arguments import OneLineParser, exit_code
 from mpisim.errors import InputError
+from mpisim.options import flag
 from mpisim.sweep.display import Progress, counted, listing, status
 from mpisim.sweep.executors import LAUNCHER, Executor, LocalExecutor, Orders
 from mpisim.sweep.expansion import Run, expand
 from mpisim.sweep.file import read_sweep
 from mpisim.sweep.machines import MACHINES
 from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, RUNNING, TO_DO, look_at_all
+
+ESTIMATED = {"ranks_per_host": int, "latency": float, "bandwidth": float}  # options of a run that tell of the machine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,12 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal code
         options = _parser().parse_args(arguments)
         runs = _chosen(expand(read_sweep(options.file)), options.index)
+        for name in ESTIMATED:
+            if getattr(options, name) is not None and not options.estimate:
+                raise InputError(f"{flag(name)}: is for --estimate")
         options.output_dir = options.output_dir or Path("results") / options.file.stem
         if options.list:
             print(listing(runs))
         elif options.status:
             states = look_at_all(runs, options.output_dir)
             print(status(runs, states, options.output_dir, options.jobs or 1))
+        elif options.estimate:
+            print(_estimate(runs, options))
         else:
             code = _carry_out(runs, options, began)
 
@@ -76,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--status", action="store_true", help="print how many runs are done, failed, …, and the time left"
     )
+    what.add_argument("--estimate", action="store_true", help="print what the runs that are left take on --ranks")
     what.add_argument("--run", action="store_true", help="carry out the runs that are missing; those that failed again")
     parser.add_argument("--index", type=int, metavar="I", help="the run of this number alone, from 0 (all)")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where the logs are (results/FILE)")
@@ -94,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of runs that are done, which takes the space of two copies of all models",
     )
+    for name, kind in ESTIMATED.items():
+        parser.add_argument(flag(name), type=kind, metavar=kind.__name__[0].upper(), help="estimate: as of mpisim.run")
     parser.add_argument("--executor", choices=("local", "parsl"), default="local", help="what starts the runs (local)")
     parser.add_argument(
         "--launcher", metavar="COMMAND", help=f"local: what starts a run's ranks, in front of python ({LAUNCHER!r})"
@@ -119,6 +131,16 @@ def _chosen(runs: list[Run], index: int | None) -> list[Run]:
     if not 0 <= index < len(runs):
         raise InputError(f"--index {index}: the sweep has the runs 0 to {len(runs) - 1}")
     return [runs[index]]
+
+
+def _estimate(runs: list[Run], options: argparse.Namespace) -> str:
+    from mpisim.sweep.estimate import estimate_sweep
+
+    states = look_at_all(runs, options.output_dir)
+    given = {name: getattr(options, name) for name in ESTIMATED if getattr(options, name) is not None}
+    return estimate_sweep(
+        runs, states, options.output_dir, options.ranks, options.jobs or 1, options.keep_checkpoints, given
+    )
 
 
 def _carry_out(runs: list[Run], options: argparse.Namespace, began: float) -> int:

@@ -31,7 +31,7 @@ from mpisim.sweep.state import (
 )
 
 TICK = 0.2  # seconds: what a person does not feel, when a signal is to be passed on
-STOPPED = 3  # the exit code of a run that was stopped
+REFUSED, STOPPED = 2, 3  # exit codes of a run: another process writes its log, among others; it was stopped
 
 
 class Sweep:
@@ -131,7 +131,9 @@ class Sweep:
         how, state = future.result(), self._look(number)
         if state is None:
             return
-        if state.kind not in LASTING and how.code != STOPPED and not stopping:
+        # If its launcher is gone, its own ranks may hold the log for a moment more.
+        theirs = state.kind == RUNNING and how.code in (0, REFUSED)
+        if state.kind != DONE and not theirs and how.code != STOPPED and not stopping:
             says = f"died of {signal.Signals(-how.code).name}" if how.code < 0 else f"exit code {how.code}"
             self._fail(number, f"{says}: {gist(how.words)}\n\n{how.words}")
             return

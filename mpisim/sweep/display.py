@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mpisim.display import plain_seconds
 from mpisim.sweep.expansion import Run
 from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, KINDS, RUNNING, State
 from mpisim.sweep.time_left import seconds_left
+from mpisim.units import plain_seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

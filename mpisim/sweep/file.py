@@ -41,7 +41,7 @@ from mpisim.config import Config
 from mpisim.errors import InputError
 
 OPTIONS = [option.name for option in dataclasses.fields(Config)]
-OF_THE_SWEEP = ("name", "output", "resume", "overwrite", "dry_run", "quiet")
+OF_THE_SWEEP = ("name", "output", "resume", "overwrite", "dry_run", "estimate", "quiet")
 PARTS = ("base", "grid", "exclude", "only", "set")
 
 Options = dict[str, Any]

@@ -38,26 +38,43 @@ class Machine:
     wrapper : list of str
         A command that starts the command after it, on each rank.
     environment : variables of every run
+    defaults : more of them, which the job may have otherwise
     """
 
     ranks_per_host: int | None = None
     launcher_options: str = ""
     wrapper: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, str] = field(default_factory=dict)
 
 
+# One rank at a time opens a log, and a Lustre that was mounted without locks would refuse it.
+LUSTRE = {"HDF5_USE_FILE_LOCKING": "FALSE"}
+# What jobs/*.pbs give a run of their own, and why. The package is also there without them, so it is said twice;
+# tests/test_jobs.py holds both equal.
 MACHINES: dict[str, Machine] = {
     "aurora": Machine(
         12,
         f"--cpu-bind list:{AURORA_CORES}",
-        # Models travel from host memory: MPICH need not look whether a buffer is a GPU's. Sockets want a short path.
-        environment={"MPIR_CVAR_ENABLE_GPU": "0", "TMPDIR": "/tmp"},
+        environment=LUSTRE
+        | {
+            "ZE_FLAT_DEVICE_HIERARCHY": "FLAT",  # a tile is a device
+            "TMPDIR": "/tmp",  # sockets want a short path
+            # For oneCCL under PALS, and for libfabric to see it when torch gives memory back.
+            "CCL_PROCESS_LAUNCHER": "pmix",
+            "CCL_ATL_TRANSPORT": "mpi",
+            "CCL_KVS_MODE": "mpi",
+            "FI_MR_CACHE_MONITOR": "userfaultfd",
+        },
+        # Models travel from host memory, and MPICH need not look whose a buffer is; with --gpu-aware it must: 1.
+        defaults={"MPIR_CVAR_ENABLE_GPU": "0"},
     ),
     "polaris": Machine(
         4,
         "--cpu-bind depth -d 8",
         # The GPU nearest to the first cores is the last one; a rank must not see the others before Python starts.
         ["bash", "-c", 'CUDA_VISIBLE_DEVICES=$((3 - PMI_LOCAL_RANK % 4)) exec "$@"', "rank"],
+        environment=LUSTRE,
     ),
     "local": Machine(),
 }
@@ -145,7 +162,8 @@ def parsl_config(machine: str, folder: Path, ranks: int, jobs: int | None = None
     folder.mkdir(parents=True, exist_ok=True)
     host_file = folder.absolute() / f"hosts-{os.getpid()}"
     host_file.write_text("".join(f"{host}\n" for host in hosts), encoding="utf-8")
-    variables = MACHINES[machine].environment | {"PBS_NODEFILE": str(host_file)}
+    chosen = {name: os.environ.get(name) or value for name, value in MACHINES[machine].defaults.items()}
+    variables = MACHINES[machine].environment | chosen | {"PBS_NODEFILE": str(host_file)}
     executor = MPIExecutor(
         label="runs",
         address="127.0.0.1",  # its workers are here: they start the ranks elsewhere

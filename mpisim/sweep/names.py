@@ -64,9 +64,9 @@ def option_text(option: str, value: Any) -> str:
     text = "+".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
     if option == "topology":
         text = _topology_text(text)
-    text = re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-" if option in BARE else "")
+    text = re.sub(r"[^A-Za-z0-9.+-]+", "-", text)
     if option in BARE:
-        return text
+        return text.strip("-.") or label  # no log is to be hidden, or without a name
     return f"{label}-{text}" if text[:1].isalpha() else f"{label}{text}"
 
 

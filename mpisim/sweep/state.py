@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpisim.config import FREE
+from mpisim.decisive import decisive
 from mpisim.errors import InputError
 from mpisim.options import flag
 from mpisim.sweep.expansion import Run
@@ -118,11 +118,11 @@ def _read(log: Path) -> tuple[str, dict[str, Any], int, float]:
 
 
 def _check_same(run: Run, log: Path, logged: dict[str, Any], num_rounds: int) -> None:
-    wanted = run.config.as_dict()
+    before = decisive(logged)
     differing = [
-        f"{flag(name)} {logged.get(name)} → {value}"
-        for name, value in wanted.items()
-        if name not in FREE and logged.get(name) != value
+        f"{flag(name)} {before[name]} → {value}"
+        for name, value in decisive(run.config.as_dict()).items()
+        if before[name] != value
     ]
     if num_rounds > run.config.rounds:
         differing.append(f"--rounds {num_rounds} → {run.config.rounds}")

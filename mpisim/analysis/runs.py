@@ -1,4 +1,4 @@
-"""Runs as a figure compares them: what differs between them, and which of them stand in one panel."""
+"""Runs as they are compared: what differs between them, and which of them stand together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpisim.analysis import table
-from mpisim.analysis.logs import configuration, reading
+from mpisim.analysis.logs import configuration, reading, score
+from mpisim.analysis.summary import KINDS
+from mpisim.analysis.topology import edges_of
 from mpisim.graphs.files import FILE_KINDS
+
+if TYPE_CHECKING:
+    import h5py
 
 # Options that figures tell apart by other means: color, place on the axis, error bar.
 SHOWN_OTHERWISE = {"dataset", "topology", "strategy", "seed", "ood_node", "ood_rank"}
@@ -68,11 +73,23 @@ class Family:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its row of the table, and its options."""
+    """A run, read at once: its log may be a longer one a moment later.
+
+    Attributes
+    ----------
+    row : of ``mpisim.analysis.table``
+    options : by name
+    final : of "iid" and "ood": the accuracy of each node in the last round; NaN where there is none
+    edges : int64, shape (num_edges, 2)
+    is_ood : bool, shape (num_nodes,)
+    """
 
     path: Path
     row: Mapping[str, Any]
     options: Mapping[str, Any]
+    final: Mapping[str, np.ndarray]
+    edges: np.ndarray
+    is_ood: np.ndarray
 
     def number(self, name: str) -> float:
         """Return a figure of the row; NaN where the run does not have it."""
@@ -121,8 +138,30 @@ def load_runs(paths: Iterable[str | Path]) -> list[Run]:
     runs = []
     for path in once:
         with reading(path) as file:
-            runs.append(Run(path, table.row_of(file), configuration(file)))
+            runs.append(run_of(path, file))
     return runs
+
+
+def run_of(path: Path, file: h5py.File) -> Run:
+    """Return the run of an open log.
+
+    Raises
+    ------
+    InputError
+        If a link of the log is one of no node.
+    """
+    return Run(
+        path=path,
+        row=table.row_of(file),
+        options=configuration(file),
+        final={kind: _last(score(file, f"{kind}_accuracy")) for kind in KINDS},
+        edges=edges_of(file),
+        is_ood=file["is_ood"][:] > 0,
+    )
+
+
+def _last(values: np.ndarray) -> np.ndarray:
+    return values[-1] if len(values) else np.full(values.shape[1:], np.nan)
 
 
 def family_of(topology: str) -> Family:

@@ -1,0 +1,154 @@
+"""From the first round to the last nothing is copied between device and host but what is measured, drawn or saved.
+
+On a device that is not there, but notes each copy and refuses to mix its tensors with the host's.
+"""
+
+from collections import Counter
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from other_device import DEVICE, Crossing, OtherDevice
+from test_options import noisy_model
+
+from mpisim import Config
+from mpisim.briefing import _packet, _part
+from mpisim.data.shards import pack
+from mpisim.exchange.mixing import mix
+from mpisim.experiment import decide
+from mpisim.models.catalog import MODELS, Model
+from mpisim.nodes import Nodes
+
+NUM_NODES, NUM_EPOCHS, BATCH_SIZE, NUM_LABELS = 4, 2, 16, 10
+SMALL = {"topology": f"ring:n={NUM_NODES}", "epochs": NUM_EPOCHS, "train_samples": 100, "test_samples": 40, "rounds": 2}
+TEXT = {
+    "dataset": "tinymem",
+    "model": "gpt2-1layer",
+    "tinymem_examples": 60,
+    "tinymem_tests": 20,
+    "tinymem_context": 12,
+    "ood_fraction": 0.5,
+    "optimizer": "sgd",
+    "lr": 1e-4,
+}
+ONE_BY_ONE, STACKED = {"engine": "sequential"}, {"engine": "batched"}
+ADAM = {"optimizer": "adam", "lr": 0.01}
+CASES = {
+    "one by one": ONE_BY_ONE,
+    "perceptrons stacked": STACKED,
+    "statistics and dropout, one by one": ONE_BY_ONE | ADAM | {"model": "noisy"},
+    "statistics and dropout, stacked": STACKED | ADAM | {"model": "noisy"},
+    "text, one by one": ONE_BY_ONE | TEXT,
+    "text, stacked": STACKED | TEXT,
+}
+
+
+@pytest.fixture(autouse=True)
+def _noisy_models_and_generators_for_any_device(monkeypatch):
+    """Let the device's generators be the host's, where dropout is drawn."""
+    host = torch.Generator
+
+    class Anywhere(host):
+        def __new__(cls, device=None):  # noqa: ARG004
+            return host()
+
+    monkeypatch.setattr(torch, "Generator", Anywhere)
+    monkeypatch.setitem(MODELS, "noisy", Model(lambda *_: noisy_model(), lambda _: True, "anything"))
+
+
+def play(options, device):
+    """Play the rounds on one rank; return what each found, and the copies of each part of the last round."""
+    config = Config(**SMALL, **options)
+    experiment = decide(config, 1)
+    packet = _packet(experiment, 0)
+    found, copies = [], {}
+    with OtherDevice() if device == DEVICE else nullcontext() as there:
+        nodes = Nodes(
+            config,
+            experiment.plans[0].own,
+            _part(packet, "shards"),
+            _part(packet, "own_tests"),
+            pack(experiment.test, [experiment.test_split]),
+            int(packet["largest_shard"]),
+            device,
+        )
+        listeners = experiment.rule.indptr, experiment.rule.indices.astype(np.int64)
+        weights = experiment.rule.weights(config.seed, 1, 1 / config.temperature)
+
+        def part(name, action):
+            if there is not None:
+                there.take()
+            result = action()
+            copies[name] = [] if there is None else there.take()
+            return result
+
+        for round in range(1, config.rounds + 1):
+            found.append(part("train", partial(nodes.train, round, np.ones(NUM_NODES, dtype=bool), None)))
+            found.append(part("test", lambda: nodes.test(lambda: None))["iid_loss"])
+            part("mix", lambda: mix(nodes.parameters, nodes.parameters[:0], *listeners, weights))
+        found.append(nodes.state()["rows"])
+    return found, copies
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_only_losses_and_counts_leave_the_device_and_nothing_comes_to_it(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, copies = play(options, DEVICE)
+    expected, _ = play(options, torch.device("cpu"))
+    for mine, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
+    assert all(copy.to_host for of_part in copies.values() for copy in of_part)
+    assert copies["mix"] == []
+    stacked = options["engine"] == "batched"
+    # The losses of a stack, or of all steps of a node, at once.
+    assert len(copies["train"]) == (1 if stacked else NUM_NODES)
+    # Of the IID and the OOD test set: the sum of losses, and by label the samples and the correct answers.
+    tests_stacks = options == STACKED
+    assert len(copies["test"]) == 2 * 3 * (1 if tests_stacks else NUM_NODES)
+    assert max(copy.size for copy in copies["test"]) <= NUM_NODES * NUM_LABELS
+
+
+@pytest.mark.parametrize("engine", [ONE_BY_ONE, STACKED], ids=lambda engine: engine["engine"])
+def test_what_is_drawn_comes_as_indices(engine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, copies = play(engine | {"shuffle": True, "augment": True}, DEVICE)
+    expected, _ = play(engine | {"shuffle": True, "augment": True}, torch.device("cpu"))
+    np.testing.assert_allclose(found[-1], expected[-1], rtol=1e-4, atol=1e-5)
+    come = [copy for copy in copies["train"] if not copy.to_host]
+    assert {copy.dtype for copy in come} == {torch.int64}
+    assert not [copy for name in ("test", "mix") for copy in copies[name] if not copy.to_host]
+
+
+def test_the_device_notes_copies_and_refuses_two_places():
+    with OtherDevice() as there:
+        tensor = torch.arange(6.0).view(2, 3).to(DEVICE)
+        assert tensor.device == DEVICE
+        row = tensor[1]
+        row.add_(1)
+        torch.zeros(3).copy_(row)
+        row.copy_(torch.ones(3))
+        assert float(tensor.sum()) == 6
+        with pytest.raises(RuntimeError, match="tensors on the host and on the device"):
+            tensor + torch.ones(3)
+    assert there.crossings == [
+        Crossing(False, torch.float32, 6),
+        Crossing(True, torch.float32, 3),
+        Crossing(False, torch.float32, 3),
+        Crossing(True, torch.float32, 1),
+    ]
+
+
+def test_a_module_on_the_device_trains_as_on_the_host():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(4, 2)
+    inputs, labels = torch.randn(5, 4), torch.tensor([0, 1, 1, 0, 1])
+    loss = torch.nn.functional.cross_entropy(module(inputs), labels)
+    expected = torch.autograd.grad(loss, module.weight)[0]
+    with OtherDevice() as there:
+        module.to(DEVICE)
+        loss = torch.nn.functional.cross_entropy(module(inputs.to(DEVICE)), labels.to(DEVICE))
+        gradient = torch.autograd.grad(loss, module.weight)[0].cpu()
+    torch.testing.assert_close(gradient, expected)
+    assert Counter(crossing.to_host for crossing in there.crossings) == {False: 4, True: 1}
