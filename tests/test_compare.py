@@ -104,6 +104,12 @@ def test_the_command_prints_groups_and_answers_and_writes_csv_and_json(tmp_path,
     assert json.loads(answers.read_text())["improvement"] == pytest.approx(1.5)
 
 
+def test_no_difference_is_not_a_negative_one(tmp_path, capsys):
+    runs = [run(tmp_path, name, name, ood) for name, ood in (("unweighted", 0.5), ("degree", 0.499))]
+    assert main(["compare", *map(str, runs)]) == 0
+    assert "random): +0 %, in one cell" in capsys.readouterr().out
+
+
 def test_seeds_in_the_names_of_topology_files_are_seeds_too(tmp_path):
     runs = []
     for seed in range(2):

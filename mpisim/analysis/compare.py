@@ -233,16 +233,20 @@ def _with_interval(mean: float, low: float, high: float) -> str:
     return columns.figure(mean) + interval
 
 
+def _percent(share: float) -> str:
+    return f"{round(100 * share, 0) + 0.0:+.0f}"  # never -0
+
+
 def _answers(comparison: Comparison) -> list[str]:
     """Return the lines below the table."""
     lines = ["means over the runs of a group [95 % bootstrap interval]"]
     if comparison.num_cells:
-        low, high = 100 * comparison.improvement_low, 100 * comparison.improvement_high
-        interval = "" if np.isnan(low) else f" [{low:+.0f}, {high:+.0f}]"
+        low, high = _percent(comparison.improvement_low), _percent(comparison.improvement_high)
+        interval = "" if np.isnan(comparison.improvement_low) else f" [{low}, {high}]"
         cells = f"mean of {comparison.num_cells} cells" if comparison.num_cells > 1 else "in one cell"
         lines.append(
             f"OOD AUC of topology-aware strategies ({', '.join(AWARE)}) over unaware ones ({', '.join(UNAWARE)}):"
-            f" {100 * comparison.improvement:+.0f} %{interval}, {cells}"
+            f" {_percent(comparison.improvement)} %{interval}, {cells}"
         )
     if comparison.num_predicted:
         lines.append(
