@@ -106,7 +106,7 @@ def test_the_command_prints_groups_and_answers_and_writes_csv_and_json(tmp_path,
 
 def test_no_difference_is_not_a_negative_one(tmp_path, capsys):
     runs = [run(tmp_path, name, name, ood) for name, ood in (("unweighted", 0.5), ("degree", 0.499))]
-    assert main(["compare", *map(str, runs)]) == 0
+    assert main(["compare", *(str(each.run.path) for each in runs)]) == 0
     assert "random): +0 %, in one cell" in capsys.readouterr().out
 
 
