@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisim.analysis.logs import open_file
-from mpisim.arguments import OneLineParser
+from mpisim.arguments import OneLineParser, exit_code
 from mpisim.bench.processes import on_ranks, run
 from mpisim.bench.timing import SECONDS, Comparison, Report, at_least_one, timed
 from mpisim.config import DEVICES, Config
@@ -239,11 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog=f"mpiexec -n 2 python -m {__spec__.name}", description="Ranks examine their devices.")
     _add_inner_options(parser)
     parser.add_argument("--repeats", type=at_least_one, default=5, metavar="N", help="turns of each way (5)")
-    try:
+
+    def examined() -> None:
         found = examine(parser.parse_args(arguments))
-    except InputError as error:
-        print(f"mpisim: {error}", file=sys.stderr)
-        return 2
+        if found is not None:
+            print(json.dumps(found))
+
+    try:
+        return exit_code(examined)
     except Exception:
         from mpi4py import MPI
 
@@ -251,9 +254,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         abort(MPI.COMM_WORLD)
         raise
-    if found is not None:
-        print(json.dumps(found))
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisim.arguments import OneLineParser
+from mpisim.arguments import OneLineParser, exit_code
 from mpisim.bench.processes import on_ranks, run
 from mpisim.bench.timing import SECONDS, Comparison, Figures, Report, alternate, at_least_one, timed
 from mpisim.errors import InputError
@@ -122,14 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog=f"mpiexec -n 2 python -m {__spec__.name}", description="Two ranks exchange models.")
     add_options(parser)
     parser.add_argument("--repeats", type=at_least_one, default=5, metavar="N", help="turns of each contender (5)")
-    try:
+
+    def measured() -> None:
         seconds = take_turns(parser.parse_args(arguments))
-    except InputError as error:
-        print(f"mpisim: {error}", file=sys.stderr)
-        return 2
-    if seconds is not None:
-        print(json.dumps(seconds))
-    return 0
+        if seconds is not None:
+            print(json.dumps(seconds))
+
+    return exit_code(measured)
 
 
 if __name__ == "__main__":

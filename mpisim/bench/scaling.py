@@ -22,7 +22,7 @@ from mpisim.bench.timing import SECONDS, Comparison, Figures, Report, alternate,
 from mpisim.config import Config
 from mpisim.data.datasets import DATASETS
 from mpisim.data.labeled import Labeled
-from mpisim.errors import InputError
+from mpisim.errors import InputError, line_of
 
 HELP = "the time of a node in a round, with more and more nodes"
 TARGET = 1.15
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Simulation(Config(dataset=GENERATED, threads=1, device="cpu", quiet=True, **given), MPI.COMM_WORLD).run()
     except InputError as error:
         if MPI.COMM_WORLD.rank == 0:
-            print(f"mpisim: {error}", file=sys.stderr, flush=True)
+            print(line_of(error), file=sys.stderr, flush=True)
         return 2
     return 0
 
