@@ -168,7 +168,7 @@ def test_the_plan_says_what_is_free_and_when_it_may_not_suffice(experiment):
     )
     tight = [place(free=2**20)] * 2
     assert named_memory(decided, tight, CUDA).endswith("; 1.0 MiB are free for 2 ranks, which may not suffice")
-    assert re.fullmatch(r"up to [0-9.]+ MiB a rank", named_memory(decided, [CPU_PLACE] * 2, torch.device("cpu")))
+    assert re.fullmatch(r"up to [0-9.]+ [MG]iB a rank", named_memory(decided, [CPU_PLACE] * 2, torch.device("cpu")))
 
 
 def test_a_run_that_cannot_fit_ends_with_one_line_and_leaves_no_trace(monkeypatch, tmp_path, capsys):
