@@ -20,7 +20,7 @@ from mpisim import Config, Simulation
 from mpisim.analysis.logs import open_file
 from mpisim.bench import exchange, images, plain, scaling
 from mpisim.bench.__main__ import BENCHES, main
-from mpisim.bench.processes import IID, OOD, ROUNDS, figures_of, run
+from mpisim.bench.processes import IID, OOD, REST, ROUNDS, figures_of, run
 from mpisim.bench.startup import slowest_imports
 from mpisim.bench.timing import Comparison, Report, alternate
 from mpisim.data.datasets import DATASETS, load_dataset
@@ -171,6 +171,8 @@ def test_time_in_rounds_is_rank_zeros_sum_over_all_parts(tmp_path, log_content):
     parts = ("train", "test", "exchange", "mix", "log")
     figures = figures_of(path)
     assert figures[ROUNDS] == pytest.approx(sum(each[f"{part}_seconds"][0] for each in rounds for part in parts))
+    rest = sum(each[f"{part}_seconds"][0] for each in rounds for part in ("exchange", "log"))
+    assert figures[REST] == pytest.approx(rest)
     assert figures[IID] == pytest.approx(rounds[-1]["iid_accuracy"].mean())
     assert figures[OOD] == pytest.approx(rounds[-1]["ood_accuracy"].mean())
 

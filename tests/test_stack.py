@@ -7,6 +7,7 @@ from torch import nn
 
 from mpisim import Config
 from mpisim.data.shards import Samples, Splits
+from mpisim.learning import engine
 from mpisim.learning.batches import BatchTable, padded_batch_size
 from mpisim.learning.engine import Engine, choose_engine
 from mpisim.learning.evaluation import evaluate, evaluate_stack
@@ -233,8 +234,26 @@ CHOICES = [
 ]
 
 
+CACHES = {
+    "as Linux tells it": ({"index0": ("1", "32K"), "index2": ("2", "2048K"), "index3": ("3", "32768K")}, 2**21),
+    "of another unit": ({"index2": ("2", "2M")}, 2**20),
+    "without a second level": ({"index0": ("1", "32K")}, 2**20),
+    "not told": ({}, 2**20),
+}
+
+
+@pytest.mark.parametrize("caches, size", CACHES.values(), ids=CACHES)
+def test_the_cache_of_a_core_is_its_second_level(tmp_path, caches, size):
+    for name, (level, held) in caches.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "level").write_text(f"{level}\n")
+        (tmp_path / name / "size").write_text(f"{held}\n")
+    assert engine.core_cache_bytes(tmp_path) == size
+
+
 @pytest.mark.parametrize("wanted, stack, make, num_columns, device, expected", CHOICES)
-def test_auto_stacks_what_a_cache_or_a_gpu_holds(wanted, stack, make, num_columns, device, expected):
+def test_auto_stacks_what_a_cache_or_a_gpu_holds(monkeypatch, wanted, stack, make, num_columns, device, expected):
+    monkeypatch.setattr(engine, "core_cache_bytes", lambda: 2**20)
     assert choose_engine(wanted, stack, make(), num_columns, torch.device(device)) == expected
 
 

@@ -14,7 +14,9 @@ from mpisim.bench.timing import Figures
 from mpisim.errors import InputError
 
 WHOLE, ROUNDS = "whole process", "rounds"
+REST = "all but training, testing and mixing"  # of the rounds
 IID, OOD = "IID accuracy", "OOD accuracy"
+PRODUCTS = ("train_seconds", "test_seconds", "mix_seconds")
 LAST_WORDS = 2_000  # characters of a failed process's output that are worth showing
 
 
@@ -79,6 +81,7 @@ def figures_of(log: Path) -> Figures:
         parts = [name for name in file if name.endswith("_seconds")]
         return {
             ROUNDS: float(sum(file[name][:, 0].sum() for name in parts)),
+            REST: float(sum(file[name][:, 0].sum() for name in parts if name not in PRODUCTS)),
             IID: float(score(file, "iid_accuracy")[-1].mean()),
             OOD: float(score(file, "ood_accuracy")[-1].mean()),
         }

@@ -11,9 +11,10 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from mpisim.bench.images import write_mnist
-from mpisim.bench.processes import IID, OOD, ROUNDS, WHOLE, on_ranks, run, simulate
+from mpisim.bench.processes import IID, OOD, REST, ROUNDS, WHOLE, on_ranks, run, simulate
 from mpisim.bench.timing import Comparison, Figures, Report, Series, alternate, at_least_one
 
 HELP = "mpisim against a plain loop over nodes, whole process and time in rounds"
@@ -66,6 +67,8 @@ def measure(options: argparse.Namespace) -> Report:
                     Comparison(f"{case}, {figure}", series[PLAIN][figure], series[OURS][figure], target)
                 )
             report.notes.append(f"{case}: {_accuracies(series)}")
+            shares = [rest / rounds for rest, rounds in zip(series[OURS][REST], series[OURS][ROUNDS], strict=True)]
+            report.notes.append(f"{case}: {REST}: {100 * median(shares):.1f} % of mpisim's rounds")
             report.figures[case] = {
                 contender: {key: each[key] for key in (IID, OOD)} for contender, each in series.items()
             }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,12 +14,27 @@ from mpisim.learning.parameters import row_stride
 from mpisim.learning.perceptron import is_perceptron
 
 FLOAT_BYTES = 4
-# What the rows of a stack may take. On a CPU they and what is computed from them should stay in a core's cache: for
-# perceptrons of 17,000 to 200,000 parameters, stacks of about 2 MiB were the fastest or nearly so.
-CACHE_BYTES = 2 * 2**20
+# What the rows of a stack may take on a CPU: they and what is computed from them should stay near a core. With a second
+# level of cache of 1 MiB, stacks of about 2 MiB were the fastest or nearly so, for perceptrons of 17,000 to 200,000
+# parameters.
+CACHES = 2
+USUAL_CACHE_BYTES = 2**20  # where the system does not tell
 # On a GPU, small models leave most of it idle; rows, gradients and activations of a stack must fit beside X.
 GPU_BYTES = 2**30
 LARGEST_STACK = 64
+
+
+@cache
+def core_cache_bytes(description: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Return the size of a core's cache of the second level, as Linux describes it."""
+    for place in description.glob("index*"):
+        try:
+            level, size = ((place / name).read_text(encoding="ascii").strip() for name in ("level", "size"))
+        except (OSError, ValueError):
+            continue
+        if level == "2" and re.fullmatch(r"[1-9][0-9]{0,7}K", size):
+            return int(size[:-1]) * 1024
+    return USUAL_CACHE_BYTES
 
 
 @dataclass(frozen=True)
@@ -57,5 +75,5 @@ def choose_engine(wanted: str, stack: int | None, module: nn.Module, num_columns
     if wanted == "sequential":
         return Engine(False, 1)
     row_bytes = row_stride(num_columns) * FLOAT_BYTES
-    fitting = (CACHE_BYTES if on_cpu else GPU_BYTES) // row_bytes
+    fitting = (CACHES * core_cache_bytes() if on_cpu else GPU_BYTES) // row_bytes
     return Engine(True, stack or min(LARGEST_STACK, max(1, fitting)))
