@@ -11,6 +11,9 @@ source "$(dirname "$0")/common.sh"
 if (($# == 0)); then refuse "usage: OUTPUT=FILE.h5 [VARIABLE=VALUE …] chain.sh [option of qsub …] SCRIPT"; fi
 [[ -n ${OUTPUT:-} ]] || refuse "OUTPUT: is not set: all links go on with one log, so name it: OUTPUT=FILE.h5 chain.sh …"
 [[ -f ${!#} ]] || refuse "${!#}: is no job script: it comes last, behind the options of qsub"
+script=${!#}
+[[ -z ${SWEEP:-} && ${script##*/} != array.pbs ]] ||
+    refuse "a chain is of one experiment: a sweep goes on where it stopped when its job is submitted again"
 for word; do
     case $word in
         -v* | -V) refuse "$word: variables are taken from the environment: NAME=VALUE chain.sh …" ;;

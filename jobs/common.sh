@@ -5,6 +5,12 @@ checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What qsub -v or the environment may say; chain.sh hands it on from link to link. jobs/README.md tells of each.
 variables=(ARGUMENTS CHECKOUT CONFIG LINKS MARGIN OUTPUT RANKS_PER_NODE VENV WALLTIME)
+# Those go to the ranks as they are. A link hands on what it was given itself: what a machine's script sets later may be
+# true of this job's hosts alone.
+handed_on=()
+for name in MASTER_ADDR MASTER_PORT MPIR_CVAR_ENABLE_GPU MPIR_CVAR_PROGRESS_TIMEOUT; do
+    if [[ -n ${!name:-} ]]; then handed_on+=("$name"); fi
+done
 
 row() {
     printf '%-13s %s\n' "$1" "$2"
@@ -48,7 +54,7 @@ make_run() {
 # Exits with 2, after mpisim's line, where an option is wrong: before thousands of ranks start to find that out. It
 # takes no MPI, no torch and no data; the run itself looks at those first of all.
 check_run() {
-    local num_hosts=$1 num_ranks=$2 num_nodes per_host=$(($2 / $1)) enough
+    local num_hosts=$1 num_ranks=$2 num_nodes
     num_nodes=$(
         python - "${run[@]:3}" <<'PYTHON'
 import sys
@@ -64,6 +70,37 @@ PYTHON
         exit
     fi
     show_ranks "$num_hosts" "$num_ranks"
+    show_nodes "$num_hosts" "$num_ranks" "$num_nodes"
+}
+
+# The same for the runs of a sweep, or the one of a number, each of which has so many hosts and ranks.
+check_sweep() {
+    local num_hosts=$1 num_ranks=$2 counts count
+    shift 2
+    counts=$(
+        python - "$SWEEP" "$@" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from mpisim.arguments import exit_code
+from mpisim.sweep.expansion import chosen, count_nodes, expand
+from mpisim.sweep.file import read_sweep
+
+
+def show() -> None:
+    path, *index = sys.argv[1:]
+    runs = chosen(expand(read_sweep(Path(path))), int(index[0]) if index else None)
+    print(*sorted(set(count_nodes(runs).values())), sep="\n")
+
+
+sys.exit(exit_code(show))
+PYTHON
+    ) || exit
+    for count in $counts; do show_nodes "$num_hosts" "$num_ranks" "$count"; done
+}
+
+show_nodes() {
+    local num_hosts=$1 num_ranks=$2 num_nodes=$3 per_host=$(($2 / $1)) enough
     if ((num_ranks <= num_nodes)); then
         row nodes "$num_nodes in the topology, up to $(((num_nodes + num_ranks - 1) / num_ranks)) on a rank"
         return
@@ -132,7 +169,7 @@ launch() {
     num_hosts=$(count_hosts)
     num_ranks=$((num_hosts * per_host))
     local launcher=(mpiexec -n "$num_ranks" --ppn "$per_host" "$@")
-    if [[ -n ${SWEEP:-} ]]; then # it starts mpiexec itself, and looks at the options of its runs
+    if [[ -n ${SWEEP:-} ]]; then # it starts mpiexec itself
         run=(python -m mpisim.sweep "$SWEEP" --run)
         if [[ -n ${PBS_ARRAY_INDEX:-} ]]; then # one run, which has all hosts
             run+=(--index "$PBS_ARRAY_INDEX" --ranks "$num_ranks")
@@ -142,6 +179,11 @@ launch() {
         fi
         launcher=()
         show_ranks "$num_hosts" "$num_ranks"
+        if [[ -n ${PBS_ARRAY_INDEX:-} ]]; then
+            check_sweep "$num_hosts" "$num_ranks" "$PBS_ARRAY_INDEX"
+        else
+            check_sweep 1 "$per_host"
+        fi
     else
         make_run --no-download # no route from here: what is not on disk is one line, not a wait
         check_run "$num_hosts" "$num_ranks"
@@ -167,7 +209,7 @@ chain_file() {
 submit_link() { # its number, then further options of qsub
     local number=$1 name line names=CHAIN_LINK words=()
     shift
-    for name in "${variables[@]}"; do
+    for name in "${variables[@]}" ${handed_on[@]+"${handed_on[@]}"}; do
         if [[ -n ${!name:-} ]]; then names+=,$name; fi
     done
     while IFS= read -r line; do words+=("$line"); done <"$(chain_file)"

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mpisim.config import Config
-from mpisim.errors import InputError, line_of
+from mpisim.errors import InputError, check_readable, line_of
 from mpisim.options import flag
+
+MAX_TOML_BYTES = 16 << 20
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -119,9 +121,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         import tomli as tomllib
 
     try:
+        check_readable(path, MAX_TOML_BYTES)
         options = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise InputError(f"{path}: cannot be read as TOML: {error}") from error
     known = {option.name for option in dataclasses.fields(Config)}

@@ -5,6 +5,7 @@ Everything that can be wrong with the user's input is found here, while nothing 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from mpisim.graphs.strategies import mixing_rule
 from mpisim.graphs.topology import Topology
 from mpisim.learning.parameters import StateLayout
 from mpisim.models import catalog
-from mpisim.resuming import check_same_experiment, existing_log, is_taken
+from mpisim.resuming import check_same_content, check_same_experiment, existing_log, is_taken
 from mpisim.storage.checkpoint import checkpoint_folder
 from mpisim.storage.log import is_log
 
@@ -82,6 +83,13 @@ class Experiment:
     def train_samples(self) -> np.ndarray:
         """The number of training samples of each node, int64, shape (num_nodes,)."""
         return _num_samples(self.shards)
+
+    def hashes(self) -> dict[str, str]:
+        """Return root attributes of the log: the SHA-256, in hex, of what the options only name."""
+        adjacency = self.topology.adjacency
+        edges = [adjacency.indptr.astype("<i8"), adjacency.indices.astype("<i8"), adjacency.data.astype("<f8")]
+        samples = [self.train.inputs, self.train.labels, self.test.inputs, self.test.labels]
+        return {"topology_sha256": _sha256(edges), "data_sha256": _sha256(samples)}
 
     def log_sizes(self) -> dict[str, int]:
         """Return the sizes of the log's dimensions."""
@@ -146,7 +154,7 @@ def decide(config: Config, num_ranks: int) -> Experiment:
     shards, test_split = dealt.shards, dealt.test_split
     rule = mixing_rule(topology, config.strategy, _num_samples(shards), config.normalize, config.link_dropout)
     rank_of_node, plans = place(config, rule, _num_samples(shards), StateLayout.of(module).num_columns, num_ranks)
-    return Experiment(
+    experiment = Experiment(
         config,
         topology,
         rule,
@@ -160,6 +168,9 @@ def decide(config: Config, num_ranks: int) -> Experiment:
         plans,
         module,
     )
+    if config.resume and (path := existing_log(config)) is not None:
+        check_same_content(path, experiment.hashes())
+    return experiment
 
 
 def place(
@@ -181,6 +192,14 @@ def make_model(config: Config, dataset: Dataset) -> nn.Module:
 
 def _num_samples(shards: list[OodSplit]) -> np.ndarray:
     return np.array([len(shard.clean) + len(shard.ood) for shard in shards], dtype=np.int64)
+
+
+def _sha256(arrays: list[np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def free_output(config: Config) -> Path:
@@ -223,8 +242,12 @@ def check_output(config: Config) -> None:
         folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir():
             raise InputError(f"--output {path}: {folder} is not a folder")
-        with tempfile.TemporaryFile(dir=folder):  # without a name where the system can; permissions do not tell all
-            pass
+        kept = checkpoint_folder(path)
+        if os.path.lexists(kept) and not kept.is_dir():
+            raise InputError(f"{kept}: the checkpoints go there, but it is not a folder: move it away")
+        for place in (folder, *([kept] if kept.is_dir() else [])):
+            with tempfile.TemporaryFile(dir=place):  # without a name where the system can; permissions do not tell all
+                pass
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

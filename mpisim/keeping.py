@@ -9,13 +9,13 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisim.config import Config
+from mpisim.errors import writing
 from mpisim.nodes import Nodes
 from mpisim.ranks.messages import to_rank_zero
 from mpisim.ranks.startup import process_age
 from mpisim.ranks.stopping import StopRequest
 from mpisim.ranks.waiting import Waiting
-from mpisim.resuming import newest_checkpoint
-from mpisim.storage.checkpoint import Shard, checkpoint_folder, commit, write_shard
+from mpisim.storage.checkpoint import Checkpoint, Shard, checkpoint_folder, commit, write_shard
 
 # How much longer than the longest so far a round or a checkpoint may take, and what the end of a job takes besides.
 SLOWER, END_SECONDS = 1.25, 5.0
@@ -42,20 +42,9 @@ class Keeping:
         self._round_began = time.monotonic()
         self._longest_round = self._longest_save = 0.0
 
-    def restore(self, num_nodes: int, num_logged: int) -> int:
-        """Go on from the newest checkpoint that is whole; return its round, 0 where there is none. Collective.
-
-        Parameters
-        ----------
-        num_logged : int
-            Rounds in the log; a checkpoint of a later one is of no use.
-        """
-        self.waiting.step = "while the ranks read a checkpoint"
-        checkpoint = newest_checkpoint(self.comm, self.waiting, self.config, self.log_path, num_nodes, num_logged)
-        if checkpoint is None:
-            return 0
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
         self.nodes.load_state(checkpoint.read(self.nodes.own))
-        return checkpoint.round
 
     def begin_round(self) -> None:
         """Note that a round begins."""
@@ -81,9 +70,11 @@ class Keeping:
 
     def _save(self, round: int) -> None:
         folder = checkpoint_folder(self.log_path)
-        mine = write_shard(folder, round, self.comm.rank, self.nodes.state())
+        with writing(folder):
+            mine = write_shard(folder, round, self.comm.rank, self.nodes.state())
         shards = to_rank_zero(self.comm, self.waiting, mine.as_dict())
         if self.comm.rank == 0:
             found = [Shard.from_dict(shard) for shard in shards]
             num_nodes = int(np.sum([len(shard.nodes) for shard in found]))
-            commit(folder, round, found, self.config.as_dict(), num_nodes)
+            with writing(folder):
+                commit(folder, round, found, self.config.as_dict(), num_nodes)

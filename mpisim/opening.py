@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from mpi4py import MPI
 
 from mpisim.dealing import dataset_of
+from mpisim.errors import writing
 from mpisim.experiment import Experiment, free_output
 from mpisim.resuming import existing_log
 from mpisim.storage.checkpoint import checkpoint_folder, remove
@@ -30,16 +31,15 @@ def open_log(experiment: Experiment, places: list[dict[str, str | int]], held: E
     """
     config = experiment.config
     path = existing_log(config) if config.resume or config.overwrite else None
-    if path is not None:
-        held.enter_context(locked(path))
-    if path is not None and config.resume:
-        log = Log(path)
-        log.tidy()
-        return log, True
-    log = _create_log(experiment, places)
-    if path is None:
-        held.enter_context(locked(log.path))
-    remove(checkpoint_folder(log.path))  # of a run whose log was here before
+    with writing(path or free_output(config)):
+        if path is not None:
+            held.enter_context(locked(path))
+        if path is not None and config.resume:
+            return Log(path), True
+        log = _create_log(experiment, places)
+        if path is None:
+            held.enter_context(locked(log.path))
+        remove(checkpoint_folder(log.path))  # of a run whose log was here before
     return log, False
 
 
@@ -58,7 +58,8 @@ def attributes(experiment: Experiment, places: list[dict[str, str | int]]) -> di
 def _create_log(experiment: Experiment, places: list[dict[str, str | int]]) -> Log:
     config = experiment.config
     sizes, static = experiment.log_sizes(), experiment.log_variables()
-    variables, of_log = logged_variables(**config.moments), attributes(experiment, places)
+    variables = logged_variables(**config.moments)
+    of_log = attributes(experiment, places) | experiment.hashes()
     for _ in range(MAX_NAMES_TAKEN):
         try:
             return Log.create(free_output(config), sizes, static, of_log, config.overwrite, variables)

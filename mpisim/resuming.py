@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from mpi4py import MPI
 
 from mpisim.config import Config
@@ -16,8 +17,12 @@ from mpisim.errors import InputError
 from mpisim.options import flag
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
 from mpisim.ranks.waiting import Waiting
-from mpisim.storage.checkpoint import BadCheckpoint, Checkpoint, Shard, checkpoint_folder, checkpoints
+from mpisim.storage.checkpoint import MANIFEST, BadCheckpoint, Checkpoint, Shard, checkpoint_folder, checkpoints
 from mpisim.storage.log import is_log
+from mpisim.storage.variables import VARIABLES, logged_variables
+
+if TYPE_CHECKING:
+    import h5py
 
 
 def existing_log(config: Config) -> Path | None:
@@ -45,7 +50,7 @@ def check_same_experiment(config: Config, path: Path) -> None:
     Raises
     ------
     InputError
-        If not; the message names the options that differ.
+        If not; the message names the options that differ. Or if the log is damaged.
     """
     import h5py
 
@@ -56,14 +61,102 @@ def check_same_experiment(config: Config, path: Path) -> None:
             logged, num_rounds = dict(json.loads(file.attrs["config"])), len(file["round"])
         except (KeyError, ValueError, TypeError, OSError, RecursionError) as error:
             raise InputError(f"{path}: does not say which options it was made with: it cannot be resumed") from error
-    wanted = decisive(config.as_dict())
-    before = decisive(logged)
+        wanted, before = decisive(config.as_dict()), decisive(logged)
+        wrong = _damage(file, config) if wanted == before else ""
     differing = [name for name in wanted if wanted[name] != before.get(name)]
     if differing:
         changes = ", ".join(f"{flag(name)} {before.get(name)} → {wanted[name]}" for name in differing)
         raise InputError(f"{path}: --resume goes on with the same experiment only, and this changes {changes}")
     if num_rounds > config.rounds:
         raise InputError(f"--rounds {config.rounds}: {path} has {num_rounds} already")
+    if wrong:
+        raise InputError(f"{path}: {wrong}: damaged, or made by another version of mpisim, it cannot be resumed")
+
+
+def _damage(file: h5py.File, config: Config) -> str:
+    """Return what keeps a log from being gone on with; nothing, as a rule."""
+    import h5py
+
+    variables = logged_variables(**config.moments)
+    grown = {name for name in file if name in VARIABLES and VARIABLES[name].dims[0] == "round"}
+    unwanted = sorted(grown - variables.keys())
+    if unwanted:
+        return f"has the variable {unwanted[0]}, which this run would not log"
+    if "history" not in file.attrs:
+        return "the attribute history is missing"
+    sizes: dict[str, int] = {}
+    for name in dict.fromkeys(dim for variable in variables.values() for dim in variable.dims):
+        if not isinstance(file.get(name), h5py.Dataset) or file[name].ndim != 1:
+            return f"the dimension {name} is missing"
+        sizes[name] = len(file[name])
+    for name, variable in variables.items():
+        if not isinstance(file.get(name), h5py.Dataset):
+            return f"the variable {name} is missing"
+        shape = tuple(sizes[dim] for dim in variable.dims)
+        if (file[name].shape, file[name].dtype) != (shape, np.dtype(variable.dtype)):
+            return f"the variable {name} is {file[name].dtype} of shape {file[name].shape}, not of {shape}"
+    try:
+        rounds = file["round"][:]
+    except OSError:
+        return "the rounds cannot be read"
+    return "" if np.array_equal(rounds, np.arange(1, len(rounds) + 1)) else "its rounds are not 1, 2, 3 …"
+
+
+def check_same_content(path: Path, hashes: dict[str, str]) -> None:
+    """Find out whether the files that the options name still hold what the log's run began with.
+
+    Parameters
+    ----------
+    hashes : root attributes of the log that would be made now; an older log lacks them
+
+    Raises
+    ------
+    InputError
+        If not; the message names what differs.
+    """
+    import h5py
+
+    names = {"topology_sha256": "the topology's edges", "data_sha256": "the data's samples"}
+    with h5py.File(path, "r") as file:
+        differing = [what for name, what in names.items() if str(file.attrs.get(name, hashes[name])) != hashes[name]]
+    if differing:
+        raise InputError(
+            f"{path}: --resume goes on with the same experiment only, and {' and '.join(differing)} are others than"
+            " when it began: put the old files back, or take another --output"
+        )
+
+
+def is_finished(config: Config, path: Path, found: Checkpoint | None) -> bool:
+    """Return whether a log has all rounds and final values, and no checkpoint that the run could go on from.
+
+    A run that was killed before its first checkpoint was due begins anew. No other loses rounds that are logged.
+
+    Parameters
+    ----------
+    found : Checkpoint, optional
+        The newest that is whole.
+
+    Raises
+    ------
+    InputError
+        If rounds would be lost.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        num_rounds, complete = len(file["round"]), str(file.attrs.get("status")) == "complete"
+        every = json.loads(file.attrs["config"]).get("checkpoint_every", Config.checkpoint_every)
+    if complete and num_rounds == config.rounds and (found is None or found.round < num_rounds):
+        return True
+    folder = checkpoint_folder(path)
+    due = num_rounds > every > 0 if isinstance(every, int) else True  # what nobody wrote, excuses nothing
+    was_due = complete or due or any(folder.glob(f"round-*/{MANIFEST}"))
+    if found is None and num_rounds and was_due:
+        raise InputError(
+            f"--resume: {path} has {num_rounds} rounds, but no whole checkpoint is in {folder}: put one back, or begin"
+            f" anew with --output {path} --overwrite"
+        )
+    return False
 
 
 def newest_checkpoint(

@@ -29,6 +29,7 @@ from mpi4py import MPI
 from mpisim.briefing import Briefing
 from mpisim.config import Config
 from mpisim.display import Display
+from mpisim.errors import writing
 from mpisim.exchange.choice import make_exchange
 from mpisim.exchange.consensus import Consensus
 from mpisim.exchange.mixing import mix, positions_in_rows
@@ -124,7 +125,8 @@ class Rounds:
         self.waiting.step = "after the last round"
         final_values = self._final_values() if complete else None
         if log is not None:
-            log.set_status("complete" if complete else "interrupted", final_values)
+            with writing(log.path):
+                log.set_status("complete" if complete else "interrupted", final_values)
         self._free()
         return complete
 
@@ -237,7 +239,8 @@ class Rounds:
         values["temperature"] = 1 / inverse if inverse else np.inf
         values["participated"] = participants(self.rule.num_nodes, self.config.participation, self.config.seed, round)
         started = time.perf_counter()
-        log.append(round, values)
+        with writing(log.path):
+            log.append(round, values)
         self._log_seconds = time.perf_counter() - started
         self._warn(round, results["train_loss"], np.asarray(values["participated"], dtype=bool))
 

@@ -12,7 +12,7 @@ from mpi4py import MPI
 from mpisim.briefing import brief
 from mpisim.config import Config
 from mpisim.display import Display
-from mpisim.errors import InputError
+from mpisim.errors import InputError, writing
 from mpisim.exchange.transport import Transport, choose_transport, tested_transport
 from mpisim.experiment import Experiment, decide
 from mpisim.learning.device import choose_device, compute_deterministically
@@ -22,8 +22,10 @@ from mpisim.ranks.messages import from_rank_zero, to_rank_zero
 from mpisim.ranks.startup import Place, abort, find_place
 from mpisim.ranks.stopping import Stopped, StopRequest
 from mpisim.ranks.waiting import Waiting
+from mpisim.resuming import is_finished, newest_checkpoint
 from mpisim.rounds import Rounds
 from mpisim.sharing import check_memory, described
+from mpisim.storage.checkpoint import Checkpoint
 from mpisim.storage.log import Log
 
 
@@ -86,9 +88,10 @@ class Simulation:
                 return None
             with ExitStack() as held, self.stop.listening():  # every rank: a signal ends who does not
                 self.stop.only_note()
-                opened = self._open_log(prepared, held)
+                log, path, resumes = self._open_log(prepared, held)
+                checkpoint, self.complete = self._look_back(prepared, log, path) if resumes else (None, False)
                 began = True
-                return self._run(prepared, *opened)
+                return path if self.complete else self._run(prepared, log, path, resumes, checkpoint)
         except BaseException as error:
             wrong_input = isinstance(error, InputError) and not began  # then every rank has it
             if self.comm.size > 1 and not wrong_input and not isinstance(error, Stopped):
@@ -136,7 +139,26 @@ class Simulation:
         path, resumes = from_rank_zero(self.comm, self.waiting, open_on_rank_zero)
         return log, Path(path), resumes
 
-    def _run(self, prepared: Prepared, log: Log | None, path: Path, resumes: bool) -> Path:
+    def _look_back(self, prepared: Prepared, log: Log | None, path: Path) -> tuple[Checkpoint | None, bool]:
+        """Return the checkpoint to go on from, and whether nothing is left to do; nothing on disk changes."""
+        config, comm, waiting = self.config, self.comm, self.waiting
+        waiting.step = "while the ranks read a checkpoint"
+
+        def sizes() -> list[int]:
+            assert prepared.experiment is not None
+            assert log is not None
+            return [prepared.experiment.topology.num_nodes, log.num_rounds]
+
+        num_nodes, num_logged = from_rank_zero(comm, waiting, sizes)
+        checkpoint = newest_checkpoint(comm, waiting, config, path, num_nodes, num_logged)
+        finished = bool(from_rank_zero(comm, waiting, lambda: is_finished(config, path, checkpoint)))
+        if finished and log is not None:
+            Display(config.rounds, config.quiet).line(f"resumed       {path} is complete: nothing is left to do")
+        return checkpoint, finished
+
+    def _run(
+        self, prepared: Prepared, log: Log | None, path: Path, resumes: bool, checkpoint: Checkpoint | None
+    ) -> Path:
         """Play the rounds on the ranks that own nodes; the others sleep until the end."""
         config, comm, waiting = self.config, self.comm, self.waiting
         waiting.step = "while rank 0 told the others what is theirs"
@@ -147,7 +169,7 @@ class Simulation:
             patience = Waiting(prepared.place.owns_core, config.timeout, comm)
             patience.step = "while each rank made its nodes"
             rounds = Rounds(config, active, patience, briefing, prepared.device, path, self.stop, prepared.transport)
-            first = 1 + self._restore(prepared, rounds, active, log) if resumes else 1
+            first = 1 + self._restore(prepared, rounds, checkpoint, log) if resumes else 1
             display = Display(config.rounds, config.quiet) if log is not None else None
             self.complete = self._play(rounds, first, log, display)
         else:
@@ -158,13 +180,16 @@ class Simulation:
         self.complete = from_rank_zero(comm, waiting, lambda: self.complete)
         return path
 
-    def _restore(self, prepared: Prepared, rounds: Rounds, active: MPI.Comm, log: Log | None) -> int:
-        """Go on from the newest checkpoint; return its round, to which the log is taken back."""
-        num_logged = from_rank_zero(active, self.waiting, lambda: log.num_rounds if log is not None else 0)
-        round = rounds.keeping.restore(rounds.rule.num_nodes, num_logged)
+    def _restore(self, prepared: Prepared, rounds: Rounds, checkpoint: Checkpoint | None, log: Log | None) -> int:
+        """Go on from a checkpoint, or from the beginning; return its round, to which the log is taken back."""
+        round = 0 if checkpoint is None else checkpoint.round
+        if checkpoint is not None:
+            rounds.keeping.restore(checkpoint)
         if log is not None and prepared.experiment is not None:
             experiment = prepared.experiment
-            log.rewind(round, experiment.rank_of_node, attributes(experiment, prepared.places))
+            with writing(log.path):
+                log.tidy()
+                log.rewind(round, experiment.rank_of_node, attributes(experiment, prepared.places))
             where = f"after round {round}" if round else "from the beginning: there is no checkpoint"
             Display(self.config.rounds, self.config.quiet).line(f"resumed       {where}")
         return round

@@ -44,7 +44,7 @@ STEPS = {
     "brief": (mpisim.simulation, "brief"),
     "nodes": (mpisim.nodes.Nodes, "__init__"),
     "connect": (mpisim.rounds, "connect"),
-    "restore": (mpisim.keeping, "newest_checkpoint"),
+    "restore": (mpisim.simulation, "newest_checkpoint"),
     "play": (mpisim.rounds.Rounds, "play"),
     "set_status": (mpisim.storage.log.Log, "set_status"),
     "post": (mpisim.exchange.neighborhood.NeighborhoodExchange, "post"),

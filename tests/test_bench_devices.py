@@ -71,6 +71,21 @@ def test_differences_are_relative_to_the_largest_value(log, tmp_path):
     assert not {name for name in found if name.endswith("_seconds")} | ({"round", "bytes_sent"} & set(found))
 
 
+@pytest.mark.parametrize(
+    "launch, why",
+    [
+        ("nosuch -n 2", "nosuch is no command on PATH"),
+        ("mpiexec -n '2", "No closing quotation"),
+        (" ", "it is no command on PATH"),
+    ],
+)
+def test_a_launcher_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, launch, why):
+    monkeypatch.chdir(tmp_path)
+    assert main(["devices", "--launch", launch]) == 2
+    assert capsys.readouterr().err == f"mpisim: --launch {launch!r}: {why}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_ranks_on_cpus_find_that_all_is_well(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -205,3 +205,29 @@ def test_what_json_holds_has_no_number_that_json_does_not_know(tmp_path):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["improvement"] is None
     assert found["groups"][0]["ood_auc"] is None
+
+
+def test_a_file_that_is_named_twice_is_one_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_log(tmp_path / "x.h5")
+    (tmp_path / "y.h5").symlink_to("x.h5")
+    assert main(["compare", "x.h5", "./x.h5", str(tmp_path / "y.h5")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("1 run in 1 group,")
+    assert "another" not in out
+
+
+@pytest.mark.parametrize(
+    "count, words",
+    [
+        (1, "1 of the runs is not complete: it counts as far as it has come"),
+        (2, "2 of the runs are not complete: they count as far as they have come"),
+    ],
+)
+def test_runs_that_are_not_complete_are_told_one_or_many(tmp_path, capsys, count, words):
+    paths = [
+        str(write_log(tmp_path / f"{number}.h5", seed=number, status="running" if number < count else "complete"))
+        for number in range(3)
+    ]
+    assert main(["compare", *paths]) == 0
+    assert words in capsys.readouterr().out.splitlines()

@@ -266,7 +266,7 @@ def test_a_toml_file_that_cannot_be_read_is_named(tmp_path):
     for make, message in (
         (lambda: None, "no such file"),
         (lambda: path.write_bytes(b"name = '\xff'"), "cannot be read as TOML: "),
-        (lambda: (path.unlink(), path.mkdir()), "cannot be read as TOML: "),
+        (lambda: (path.unlink(), path.mkdir()), "is a folder: name a plain file"),
     ):
         make()
         with pytest.raises(InputError) as raised:

@@ -323,6 +323,18 @@ def check_it_goes_on(folder: Path, undisturbed: dict[str, Any], num_logged: int)
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+KEPT_IN = {"append": "disk/log.h5", "write_shard": "disk/log.ckpt"}
+AGAIN = "once that is mended, the same command with --resume goes on"
+
+
+def check_told_in_one_line(finished: subprocess.CompletedProcess[str], who: str, where: str, why: str) -> None:
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    told = [line for line in finished.stderr.splitlines() if "mpisim" in line]
+    assert len(told) == 1, finished.stderr
+    assert re.fullmatch(rf"mpisim: {who}cannot write {where}: {why}: {AGAIN}", told[0])
+    assert "Traceback" not in finished.stderr
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Give a function that mounts a small disk at tmp_path/disk, or mounts it anew with other options."""
@@ -349,8 +361,7 @@ def test_a_full_disk_leaves_all_whole_and_the_run_goes_on(
     num_logged: int,
 ) -> None:
     finished = faulty(tmp_path, 2, step, rank, 3, "full")
-    assert finished.returncode == 1
-    assert re.search(r"^OSError: .*No space left on device", finished.stderr, re.MULTILINE)
+    check_told_in_one_line(finished, rf"rank {rank} of 2 on \S+ ", KEPT_IN[step], "No space left on device")
     (tmp_path / "disk/ballast").unlink()
     check_it_goes_on(tmp_path, undisturbed, num_logged)
 
@@ -362,7 +373,10 @@ def test_a_disk_that_the_run_itself_fills_leaves_all_whole_and_the_run_goes_on(
     small_disk("-o", "remount,size=1600000")
     finished = launch(tmp_path, "mpiexec", "-n", 3, *RUN, *KEPT)
     assert finished.returncode == 1, finished.stdout + finished.stderr
-    assert re.search(r"^OSError: .*No space left on device", finished.stderr, re.MULTILINE)
+    assert re.search(
+        rf"^mpisim: rank .* cannot write disk/log.*: No space left on device: {AGAIN}$", finished.stderr, re.M
+    )
+    assert "Traceback" not in finished.stderr
     small_disk("-o", "remount,size=4m")
     check_it_goes_on(tmp_path, undisturbed, num_logged=2)
 
@@ -379,10 +393,7 @@ def test_a_folder_that_becomes_read_only_is_named_and_the_run_goes_on(
         finished = faulty(tmp_path, 2, "append", 0, 3, "read-only")
     finally:
         subprocess.run(["chattr", "-i", tmp_path / "disk"], check=True)
-    assert finished.returncode == 1
-    assert re.search(
-        r"^PermissionError: .*Operation not permitted: 'disk/\.log\.h5\.\d+'", finished.stderr, re.MULTILINE
-    )
+    check_told_in_one_line(finished, r"rank 0 of 2 on \S+ ", "disk/log.h5", "Operation not permitted")
     check_it_goes_on(tmp_path, undisturbed, num_logged=2)
 
 
@@ -391,16 +402,27 @@ def test_a_quota_on_the_size_of_a_file_leaves_all_whole_and_the_run_goes_on(
     tmp_path: Path, undisturbed: dict[str, Any], step: str, rank: int, num_logged: int
 ) -> None:
     finished = faulty(tmp_path, 2, step, rank, 3, "limit")
-    assert finished.returncode == 1
-    assert f"mpisim: rank {rank} of 2 on" in finished.stderr
-    assert re.search(r"^OSError: .*File too large", finished.stderr, re.MULTILINE)
+    check_told_in_one_line(finished, rf"rank {rank} of 2 on \S+ ", KEPT_IN[step], "File too large")
     check_it_goes_on(tmp_path, undisturbed, num_logged)
 
 
 def test_a_folder_that_vanishes_is_named(tmp_path: Path) -> None:
     finished = faulty(tmp_path, 2, "append", 0, 3, "vanish")
-    assert finished.returncode == 1
-    assert re.search(r"^FileNotFoundError: .*No such file or directory: '?disk/", finished.stderr, re.MULTILINE)
+    check_told_in_one_line(finished, r"rank 0 of 2 on \S+ ", "disk/log.h5", "No such file or directory")
+
+
+@pytest.mark.parametrize("room", [0, 300_000], ids=["none", "for no more than the log"])
+def test_a_disk_too_small_for_a_run_on_one_rank_is_told_in_one_line(
+    tmp_path: Path, small_disk: Callable[..., None], undisturbed: dict[str, Any], room: int
+) -> None:
+    """The log takes 200 kB and more, a checkpoint 413 kB."""
+    (tmp_path / "disk/ballast").write_bytes(bytes((4 << 20) - room))
+    finished = launch(tmp_path, *RUN, *KEPT)
+    check_told_in_one_line(finished, "", r"disk/log\.(h5|ckpt)", "No space left on device")
+    (tmp_path / "disk/ballast").unlink()
+    finished = launch(tmp_path, *RUN, *KEPT, "--resume")
+    assert finished.returncode == 0, finished.stderr
+    assert results_of(tmp_path / "disk/log.h5").keys() == undisturbed.keys()
 
 
 def test_a_folder_that_cannot_be_written_at_the_start_is_wrong_input(

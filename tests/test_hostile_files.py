@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import struct
 import subprocess
 import sys
@@ -258,6 +259,38 @@ HOSTILE_TOML = {
 @pytest.mark.parametrize("content", HOSTILE_TOML.values(), ids=HOSTILE_TOML)
 def test_a_hostile_toml_file_is_the_one_line_error(content: bytes) -> None:
     assert check_reader(read_toml, "options.toml", content) is None
+
+
+READERS = {"graph.edgelist": read_topology, "graph.npy": read_topology, "options.toml": read_toml}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a device"])
+def test_what_is_no_plain_file_is_refused_unread(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero
+        except PermissionError:
+            pytest.skip("no device can be made here")
+    else:
+        path.symlink_to("/dev/zero")
+    what = "a folder" if kind == "folder" else "a pipe or a device"
+    with pytest.raises(InputError, match=rf"{name}: is {what}: name a plain file$"):
+        READERS[name](path)
+
+
+@pytest.mark.parametrize(("name", "most"), [("graph.edgelist", 4 << 30), ("options.toml", 16 << 20)])
+def test_a_file_beyond_all_measure_is_refused_unread(tmp_path: Path, name: str, most: int) -> None:
+    path = tmp_path / name
+    path.touch()
+    os.truncate(path, most + 1)  # a hole: it takes no room
+    with pytest.raises(InputError, match=rf"{name}: has {most + 1} bytes, more than {most} are not read$"):
+        READERS[name](path)
 
 
 def idx(sizes: Sequence[int], data: bytes) -> bytes:

@@ -202,9 +202,11 @@ def test_no_script_has_a_path_of_a_person(script):
 
 
 def test_readme_tells_of_every_variable():
-    [names] = re.findall(r"^variables=\(([A-Z_ ]+)\)$", (JOBS / "common.sh").read_text(), re.MULTILINE)
+    script = (JOBS / "common.sh").read_text()
+    [names] = re.findall(r"^variables=\(([A-Z_ ]+)\)$", script, re.MULTILINE)
+    [of_ranks] = re.findall(r"^for name in ([A-Z_ ]+); do$", script, re.MULTILINE)
     told = re.findall(r"^\| `([A-Z_]+)` \|", (JOBS / "README.md").read_text(), re.MULTILINE)
-    assert sorted(told) == sorted([*names.split(), "MACHINE", "SWEEP"])  # those of array.pbs alone
+    assert sorted(told) == sorted([*names.split(), *of_ranks.split(), "MACHINE", "SWEEP"])  # those of array.pbs alone
 
 
 # What mpiexec is asked for.
@@ -474,10 +476,11 @@ def test_sigterm_to_all_of_a_job_leaves_it_the_code_of_its_ranks(site):
 def test_an_array_hands_its_index_and_the_machines_launcher_to_the_sweep(site, machine, ranks, options):
     site.node_file.write_text("x7\n")
     site.answer("qstat", qstat("01:00:00", gone=600))
-    site.answer("python", 3)
+    site.answer("python", "33", 3)
     done = site.run("jobs/array.pbs", "5[42].pbs", SWEEP="my sweep.toml", PBS_ARRAY_INDEX="42", MACHINE=machine)
     assert done.returncode == 3
-    [call] = site.calls("python")
+    looked, call = site.calls("python")
+    assert looked["arguments"] == ["-", "my sweep.toml", "42"]
     *words, launcher = call["arguments"]
     expected = ["-m", "mpisim.sweep", "--walltime", "2880", "my sweep.toml", "--run", "--index", "42"]
     assert words == [*expected, "--ranks", str(ranks), "--launcher"]
@@ -499,10 +502,57 @@ def test_the_sweep_starts_the_run_of_the_index_by_the_launcher_it_is_handed(site
 
 @pytest.mark.parametrize("machine, ranks", [("aurora", "12"), ("polaris", "4")])
 def test_a_job_of_its_own_has_all_runs_of_a_sweep_side_by_side(site, machine, ranks):
-    site.answer("python", 3)
+    site.answer("python", "33", 3)
     assert site.run(f"jobs/{machine}.pbs", SWEEP="my sweep.toml").returncode == 3
     words = ["-m", "mpisim.sweep", "my sweep.toml", "--run", "--executor", "parsl", "--machine", machine]
-    assert [call["arguments"] for call in site.calls("python")] == [[*words, "--ranks", ranks]]
+    looks = ["-", "my sweep.toml"]
+    assert [call["arguments"] for call in site.calls("python")] == [looks, [*words, "--ranks", ranks]]
+
+
+SWEEP = 'base.topology = "{}"\n[grid]\nstart = [{{ seed = 5 }}, {{ seed = 6, topology = "{}" }}]\n'
+
+
+@pytest.mark.parametrize(
+    "script, index, rows",
+    [
+        # Two hosts of four ranks: the run of an array has all of them, a run beside others has a host.
+        ("array", "0", ["nodes         3 in the topology: 5 of the ranks have none and stay idle"]),
+        ("array", "1", ["nodes         33 in the topology, up to 5 on a rank"]),
+        (
+            "polaris",
+            "",
+            [
+                "nodes         3 in the topology: 1 of the ranks have none and stay idle",
+                "nodes         33 in the topology, up to 9 on a rank",
+            ],
+        ),
+    ],
+)
+def test_a_job_of_a_sweep_says_how_many_nodes_its_runs_have(site, script, index, rows):
+    site.with_real("python")
+    (site.project / "s.toml").write_text(SWEEP.format("ring:n=3", "ba:n=33,m=2,seed={seed}"))
+    variables = {"PBS_ARRAY_INDEX": index} if index else {}
+    # A walltime that is over ends the job after it has looked, before it starts the sweep.
+    done = site.run(f"jobs/{script}.pbs", SWEEP="s.toml", MACHINE="polaris", WALLTIME="1", **variables)
+    assert "walltime: " in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("nodes ")] == rows
+
+
+@pytest.mark.parametrize("script, index", [("array", "0"), ("polaris", "")])
+@pytest.mark.parametrize(
+    "topology, message", [("bx:n=4", "unknown topology 'bx:n=4'"), ("ba:n=9,m=0", "topology 'ba:n=9,m=0': ")]
+)
+def test_a_topology_of_a_sweep_that_cannot_be_ends_the_job_before_any_rank_starts(
+    site, script, index, topology, message
+):
+    site.with_real("python")
+    (site.project / "s.toml").write_text(SWEEP.format("ring:n=3", topology))
+    variables = {"PBS_ARRAY_INDEX": index} if index else {}
+    done = site.run(f"jobs/{script}.pbs", SWEEP="s.toml", MACHINE="polaris", **variables)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert site.calls("mpiexec") == site.calls("qstat") == []
 
 
 @pytest.mark.parametrize("machine", ["aurora", "polaris"])
@@ -528,7 +578,7 @@ def test_ranks_of_several_hosts_of_aurora_find_the_first_one_on_the_fast_network
     [call] = site.calls("mpiexec")
     host = os.uname().nodename.split(".")[0]
     assert call["environment"]["MASTER_ADDR"] == f"{host}.hsn.cm.aurora.alcf.anl.gov"
-    site.answer("python", 3)
+    site.answer("python", "33", 3)
     site.run("jobs/aurora.pbs", SWEEP="my sweep.toml")  # whose runs each have a host
     assert "MASTER_ADDR" not in site.calls("python")[-1]["environment"]
 
@@ -555,6 +605,12 @@ def test_an_array_that_lacks_something_says_so(site, variables, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert site.calls("python") == []
+
+
+def test_an_array_of_a_machine_that_is_none_is_one_line_and_code_2(site):
+    done = site.run("jobs/array.pbs", SWEEP="a.toml", PBS_ARRAY_INDEX="1", MACHINE="summit")
+    assert (done.returncode, done.stderr) == (2, "mpisim job: MACHINE=summit: must be aurora or polaris\n")
+    assert site.calls("python") == site.calls("module") == []
 
 
 def test_pbs_may_start_a_job_of_an_array_again(site):
@@ -609,6 +665,22 @@ def test_a_chain_of_real_runs_completes_the_log_round_by_round(site):
     with h5py.File(site.project / "my results/log.h5") as log:
         assert log.attrs["status"] == "complete"
         assert log["round"][:].tolist() == [1, 2, 3]
+
+
+OF_RANKS = {"MPIR_CVAR_ENABLE_GPU": "1", "MASTER_ADDR": "x7", "MASTER_PORT": "29500", "MPIR_CVAR_PROGRESS_TIMEOUT": "3"}
+
+
+@pytest.mark.parametrize("given", [{}, OF_RANKS])
+def test_links_hand_on_what_they_were_given_for_the_ranks_and_not_what_is_true_of_their_own_hosts(site, given):
+    site.answer("qsub", "1.pbs", "2.pbs", "3.pbs", "4.pbs")
+    site.answer("mpiexec", 3, 3, 0)
+    start_chain(site, "jobs/aurora.pbs", **given)
+    assert site.play() == [3, 3, 0]
+    for run in site.calls("mpiexec"):
+        assert given.items() <= run["environment"].items()
+    for call in site.calls("qsub"):
+        names = call["arguments"][call["arguments"].index("-v") + 1].split(",")
+        assert set(names) & set(OF_RANKS) == set(given)
 
 
 @pytest.mark.parametrize("codes", [[2], [1], [3, 1], [3, 3, 2], [3, 137]])
@@ -672,6 +744,8 @@ def test_a_link_runs_even_if_pbs_takes_no_next_one(site):
         (["-v", "CONFIG=a.toml", "jobs/aurora.pbs"], {}, "-v: variables are taken from the environment"),
         (["-V", "jobs/aurora.pbs"], {}, "-V: variables are taken from the environment"),
         (["jobs/aurora.pbs"], {"LINKS": "many"}, "LINKS=many: must be the number of jobs"),
+        (["jobs/aurora.pbs"], {"SWEEP": "a.toml"}, "a chain is of one experiment: a sweep goes on where it stopped"),
+        (["jobs/array.pbs"], {}, "a chain is of one experiment: a sweep goes on where it stopped"),
     ],
 )
 def test_a_chain_that_cannot_be_is_not_begun(site, words, variables, message):

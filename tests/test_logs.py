@@ -7,11 +7,24 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from plain_logs import write_log
 
 import mpisim
 from mpisim.analysis import schema
-from mpisim.analysis.logs import configuration, open_file, open_log, open_logs, reading, score, score_curve
+from mpisim.analysis.logs import (
+    configuration,
+    is_text,
+    open_file,
+    open_log,
+    open_logs,
+    reading,
+    score,
+    score_curve,
+    title_of,
+    values_of,
+)
 from mpisim.errors import InputError
+from mpisim.report.__main__ import main
 from mpisim.storage.log import SCHEMA, SCHEMA_VERSION
 from mpisim.storage.variables import DIMENSIONS, ROUND_SCORES, VARIABLES, logged_variables
 
@@ -55,7 +68,7 @@ def truncated_log(path):
 NOT_LOGS = {
     "a folder": (Path.mkdir, "is a folder: name the logs in it, "),
     "text": (lambda path: path.write_text("round,accuracy\n"), "cannot be read as HDF5: "),
-    "no bytes": (Path.touch, "cannot be read as HDF5: "),
+    "no bytes": (Path.touch, "is empty: no log of mpisim"),
     "truncated": (truncated_log, "cannot be read as HDF5: "),
     "other HDF5": (hdf5(), "is no log of mpisim"),
     "another schema": (hdf5(schema="weather"), "is no log of mpisim"),
@@ -112,12 +125,12 @@ def test_a_log_of_another_schema_says_which(tmp_path, log_content):
 def test_what_readers_rely_on_is_what_a_run_writes():
     """The two only meet in the file: what one asks for, the other must make, with these dimensions."""
     assert (schema.SCHEMA, schema.SCHEMA_VERSION) == (SCHEMA, SCHEMA_VERSION)
-    assert set(schema.DIMENSIONS) | {"epoch"} == set(DIMENSIONS)
+    assert set(schema.DIMENSIONS) | {"epoch", "label"} == set(DIMENSIONS)
     in_every_log = set(logged_variables(trained=True, aggregated=False, epochs=False)) & set(
         logged_variables(trained=False, aggregated=True, epochs=False)
     )
-    assert set(schema.REQUIRED) <= in_every_log
-    for name, dims in (schema.REQUIRED | schema.SCORES).items():
+    assert set(schema.REQUIRED | schema.OPTIONAL) <= in_every_log
+    for name, dims in (schema.REQUIRED | schema.OPTIONAL | schema.SCORES).items():
         assert dims == VARIABLES[name].dims
     assert set(schema.SCORES) | {f"{name}_aggregated" for name in schema.SCORES} <= set(ROUND_SCORES)
 
@@ -142,8 +155,11 @@ def replaced(name, value):
 BROKEN = {
     "no variable": (replaced("is_ood", None), "its variable is_ood is missing"),
     "no dimension": (replaced("node", None), "its variable node is missing"),
-    "no score": (replaced("ood_accuracy", None), "its variable ood_accuracy is missing"),
-    "no recall": (replaced("iid_recall", None), "its variable iid_recall is missing"),
+    "no score": (
+        lambda file: (replaced("iid_accuracy", None)(file), replaced("iid_accuracy_aggregated", None)(file)),
+        "its variable iid_accuracy is missing",
+    ),
+    "a score too short": (replaced("own_accuracy", np.ones((2, 2))), r"own_accuracy has the shape \(2, 2\)"),
     "a group": (lambda file: (replaced("degree", None)(file), file.create_group("degree")), "degree is missing"),
     "text": (replaced("degree", np.array([b"a", b"b", b"c"])), "its variable degree holds no numbers"),
     "nothing in it": (replaced("degree", h5py.Empty("f8")), "its variable degree holds no numbers"),
@@ -158,7 +174,6 @@ BROKEN = {
     "a dimension less": (replaced("train_loss", np.ones(2)), r"its variable train_loss has the shape \(2,\)"),
     "another epoch": (replaced("epoch", np.arange(7)), "its variable iid_accuracy_by_epoch has the shape"),
     "no status": (lambda file: file.attrs.pop("status"), "its attribute status is missing"),
-    "no data kind": (lambda file: file.attrs.pop("data_kind"), "its attribute data_kind is missing"),
     "another status": (
         lambda file: file.attrs.modify("status", "paused"),
         "its status is 'paused', not one of running, interrupted, complete",
@@ -245,3 +260,56 @@ def test_a_curve_goes_through_all_epochs_in_order(tmp_path, log_content):
 def test_the_package_has_both_ways_to_open_logs():
     assert mpisim.open_logs is open_logs
     assert {"open_log", "open_logs"} <= set(mpisim.__all__)
+
+
+def test_of_a_path_as_text_is_opened_one_log(tmp_path):
+    path = write_log(tmp_path / "run.h5")
+    for given in (path, str(path)):
+        assert open_logs(given).path.tolist() == [str(path)]
+
+
+def older(path):
+    """Take from a log what runs did not always write."""
+    with h5py.File(path, "r+") as file:
+        kept = {*schema.REQUIRED, *schema.DIMENSIONS, "iid_accuracy"}
+        for name in set(file) - kept:
+            del file[name]
+        for name in set(file.attrs) - {"schema", "schema_version", "status", "config"}:
+            del file.attrs[name]
+    return path
+
+
+@pytest.mark.parametrize("dataset, kind", [("tinymem", True), ("digits", False)])
+def test_where_a_log_does_not_tell_the_kind_of_data_and_the_title_its_data_set_and_name_do(tmp_path, dataset, kind):
+    with open_file(older(write_log(tmp_path / "run.h5", dataset=dataset))) as file:
+        assert is_text(file) is kind
+        assert title_of(file) == "run"
+
+
+def test_what_an_older_log_does_not_have_is_no_number_in_its_shape(tmp_path):
+    with open_file(older(write_log(tmp_path / "run.h5", iid=[[0.5] * 4] * 3, ood=[[0.5] * 4] * 3))) as file:
+        for name, shape in {"own_accuracy": (3, 4), "bytes_sent": (3, 2), "iid_recall": (3, 4, 0)}.items():
+            values = values_of(file, name)
+            assert values.shape == shape
+            assert np.isnan(values).all()
+        assert np.isnan(score(file, "ood_accuracy")).all()
+        assert (score(file, "iid_accuracy") == 0.5).all()
+
+
+@pytest.mark.parametrize("dataset", ["tinymem", "digits"])
+def test_every_command_shows_an_older_log_as_far_as_it_goes(tmp_path, capsys, dataset):
+    path = str(older(write_log(tmp_path / "run.h5", iid=[[0.25] * 4] * 2, ood=[[0.5] * 4] * 2, dataset=dataset)))
+    out = {"figures": "here", "animate": "run.gif", "page": "run.html"}
+    shown = {}
+    for command in ("summary", "compare", "figures", "animate", "page", "watch"):
+        options = ["--out", str(tmp_path / out[command])] if command in out else []
+        assert main([command, path, *options]) == 0, capsys.readouterr().err
+        shown[command] = capsys.readouterr().out
+    iid, ood = shown["summary"].splitlines()[2:4]
+    assert iid.split()[:5] == ["IID", "0.250", "0.250", "0.250", "0.250"]
+    assert set(ood.split()) == {"OOD", "–"}
+    assert "the loss is no number" not in shown["watch"]
+    assert "complete, round 2 of 2" in shown["watch"]
+    assert all((tmp_path / name).exists() for name in out.values())
+    assert main(["animate", path, "--out", str(tmp_path / "x.gif"), "--show", "recall:0"]) == 2
+    assert "has no recall of labels" in capsys.readouterr().err

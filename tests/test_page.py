@@ -5,8 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from plain_logs import write_log
 
 from mpisim.analysis.page import write_page
+from mpisim.analysis.page_data import SPARED, page_data
 from mpisim.storage.variables import logged_variables
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -372,12 +374,33 @@ def test_a_run_without_ood_has_neither_its_colors_nor_its_curves(tmp_path, shown
 
 
 def test_what_had_no_room_is_named_and_not_offered(shown, log, monkeypatch):
-    monkeypatch.setattr("mpisim.analysis.page.BUDGET", 0)
+    [run] = page_data([log], 10**9)
+    kept = {name: run["scores"][name] for name in ("iid_accuracy", "ood_accuracy")}
+    run |= {"scores": kept, "left_out": list(SPARED)}
+    monkeypatch.setattr("mpisim.analysis.page.BUDGET", len(json.dumps([run])))
     page = shown(log)
     left_out = "accuracy on own samples, IID loss, OOD loss, training loss, recall of labels"
     assert f"Left out, so that the page stays small: {left_out}." in page.text_content("#facts")
     offered = page.eval_on_selector_all("#quantity option", "all => all.map((each) => each.value)")
     assert offered == ["both", "iid_accuracy", "ood_accuracy"]
+
+
+def test_where_only_some_rounds_had_room_each_shows_the_last_one_before_it(tmp_path, shown, monkeypatch):
+    scores = np.random.default_rng(0).random((30, 50))
+    path = write_log(tmp_path / "run.h5", "ring:n=50", iid=scores, ood=scores)
+    monkeypatch.setattr("mpisim.analysis.page.BUDGET", 7_000)
+    [run] = page_data([path], 7_000)
+    rounds = run["rounds"]
+    assert 2 < len(rounds) < 15  # so that there are rounds between them
+    page = shown(path)
+    assert f"Scores are those of {len(rounds)} of the rounds" in page.text_content("#facts")
+    [mean, _] = traces(page, "curves", "mean")
+    assert mean["x"] == rounds
+    assert mean["y"] == pytest.approx(scores[np.array(rounds) - 1].mean(axis=1), abs=STEP)
+    between = rounds[1] + 1
+    move_to(page, between)
+    assert colors(page)[0] == pytest.approx(scores[rounds[1] - 1], abs=STEP)
+    assert figures(page)[f"IID accuracy, round {rounds[1]}"] == f"{scores[rounds[1] - 1][0]:.3f}"
 
 
 def test_a_node_without_a_number_is_blank_and_the_means_are_of_the_others(tmp_path, shown, content):

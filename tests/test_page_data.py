@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from plain_logs import write_log
 
 from mpisim.analysis.measures import accuracy_auc
 from mpisim.analysis.page import write_page
-from mpisim.analysis.page_data import packed, page_data
+from mpisim.analysis.page_data import SPARED, packed, page_data
 from mpisim.errors import InputError
 from mpisim.storage.variables import logged_variables
 
@@ -114,9 +115,57 @@ def test_what_does_not_fit_is_left_out_and_named_and_accuracies_are_not(log):
     recall, size = len(json.dumps(whole["scores"]["iid_recall"])), len(json.dumps([whole]))
     [run] = page_data([log], size - recall)
     assert run["left_out"] == ["iid_recall"]
-    [run] = page_data([log], 0)
+    without = {**whole, "scores": {name: whole["scores"][name] for name in ("iid_accuracy", "ood_accuracy")}}
+    [run] = page_data([log], len(json.dumps([without | {"left_out": list(SPARED)}])))
     assert run["left_out"] == ["own_accuracy", "iid_loss", "ood_loss", "train_loss", "iid_recall"]
     assert set(run["scores"]) == {"iid_accuracy", "ood_accuracy"}
+    assert run["rounds"] == whole["rounds"]
+
+
+def large_logs(folder, count, num_rounds=60, num_nodes=50):
+    """Write logs of random accuracies, which take the most room; return their paths and the accuracies."""
+    scores = np.random.default_rng(0).random((count, num_rounds, num_nodes))
+    topology = f"ba:n={num_nodes},m=2,seed=0"
+    return [
+        write_log(folder / f"{number}.h5", topology, iid=each, ood=each, seed=number)
+        for number, each in enumerate(scores)
+    ], scores
+
+
+def test_where_accuracies_do_not_fit_either_they_are_those_of_some_rounds(tmp_path, monkeypatch):
+    paths, scores = large_logs(tmp_path, 12)
+    sizes = {}
+    for budget in (10**6, 150_000):
+        monkeypatch.setattr("mpisim.analysis.page.BUDGET", budget)
+        write_page(paths, tmp_path / f"{budget}.html")
+        text = (tmp_path / f"{budget}.html").read_text(encoding="utf-8")
+        data = re.search(r'id="logs">(.*)</script>', text)[1]
+        sizes[budget] = len(data)
+        assert len(data) <= budget
+        runs = json.loads(data)
+    assert sizes[10**6] > 1.5 * sizes[150_000]
+    assert sizes[150_000] > 0.8 * 150_000  # what room there is, is used
+    for run, accuracy in zip(runs, scores, strict=True):
+        rounds = np.array(run["rounds"])
+        assert (run["num_rounds"], rounds[0], rounds[-1]) == (60, 1, 60)
+        assert 2 < len(rounds) < 60
+        assert set(np.diff(rounds)) <= {int(59 / (len(rounds) - 1)), int(59 / (len(rounds) - 1)) + 1}
+        np.testing.assert_allclose(unpacked(run["scores"]["ood_accuracy"]), accuracy[rounds - 1], atol=1e-4)
+
+
+def test_logs_that_do_not_fit_at_all_are_refused_by_how_many_do(tmp_path, monkeypatch):
+    paths, _ = large_logs(tmp_path, 12)
+    monkeypatch.setattr("mpisim.analysis.page.BUDGET", 30_000)
+    with pytest.raises(
+        InputError, match=r"^the data of 12 logs takes .* room for 30,000: .* the first \d fit"
+    ) as error:
+        write_page(paths, tmp_path / "page.html")
+    fit = int(re.search(r"first (\d) fit", str(error.value))[1])
+    assert fit > 0
+    write_page(paths[:fit], tmp_path / "page.html")
+    with pytest.raises(InputError, match=rf"of {fit + 1} logs .* the first {fit} fit"):
+        write_page(paths[: fit + 1], tmp_path / "other.html")
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_the_options_that_matter_come_first_then_those_that_were_chosen(tmp_path, content):

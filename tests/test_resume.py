@@ -19,6 +19,8 @@ import pytest
 from chaos import chaos, descendants, kill, ranks_among, results_of
 from torch import nn
 
+from mpisim.data.labeled import Labeled
+from mpisim.dealing import load
 from mpisim.errors import InputError
 from mpisim.models.catalog import MODELS, Model
 from mpisim.run import main
@@ -332,15 +334,167 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(here, monkeypatch
     assert rounds_kept() == [6, 8]
 
 
-def test_without_a_valid_checkpoint_the_run_begins_anew(here, monkeypatch, capsys, undisturbed):
-    die_in(8, monkeypatch=monkeypatch)
+def damage_all():
     truncate()
     Path("run.ckpt/round-000004/manifest.json").write_bytes(b"\x00" * 100)
+
+
+def remove_all():
+    shutil.rmtree("run.ckpt")
+
+
+def refusal(rounds):
+    return (
+        f"mpisim: --resume: run.h5 has {rounds} rounds, but no whole checkpoint is in run.ckpt: put one back, or begin"
+        " anew with --output run.h5 --overwrite\n"
+    )
+
+
+@pytest.mark.parametrize("lose, passed_over", [(damage_all, 2), (remove_all, 0)])
+def test_without_a_valid_checkpoint_no_finished_round_is_lost(here, monkeypatch, capsys, lose, passed_over):
+    die_in(8, monkeypatch=monkeypatch)
+    lose()
+    before = contents(here)
+    capsys.readouterr()
+    assert resume("--quiet") == 2
+    *passed, refused = capsys.readouterr().err.splitlines(keepends=True)
+    assert refused == refusal(7)
+    assert len(passed) == passed_over
+    assert all(line.startswith("mpisim: passing over a checkpoint: ") for line in passed)
+    assert contents(here) == before
+
+
+def test_ranks_without_nodes_hear_of_the_refusal_too(job, monkeypatch, capsys):
+    two_nodes = ["--topology", "path:n=2"]
+    die_in(4, *two_nodes, monkeypatch=monkeypatch)
+    remove_all()
+    process = job(3, "--quiet", "--resume", *two_nodes)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (2, refusal(3))
+
+
+@pytest.mark.parametrize("every", ["2", "0"])
+def test_a_damaged_first_checkpoint_is_no_excuse_to_begin_anew(here, monkeypatch, capsys, every):
+    """Two rounds alone could be of a run that was killed before its first checkpoint; here there was one."""
+    die_in(3, monkeypatch=monkeypatch)
+    with h5py.File("run.h5", "r+") as log:
+        log.attrs["config"] = json.dumps(json.loads(log.attrs["config"]) | {"checkpoint_every": int(every)})
+    os.truncate("run.ckpt/round-000002/rank-00000.safetensors", 100)
+    before = contents(here)
+    assert resume("--quiet") == 2
+    assert capsys.readouterr().err.endswith(refusal(2))
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("every, death", [("6", 6), ("0", 8)])
+def test_a_run_killed_before_a_checkpoint_was_due_begins_anew(here, monkeypatch, capsys, undisturbed, every, death):
+    die_in(death, "--checkpoint-every", every, monkeypatch=monkeypatch)
     assert resume() == 0
-    printed, errors = capsys.readouterr()
-    assert "resumed       from the beginning" in printed
-    assert len(re.findall("^mpisim: passing over a checkpoint: ", errors, re.MULTILINE)) == 2
+    assert "resumed       from the beginning: there is no checkpoint" in capsys.readouterr().out
     check_same(Path("run.h5"), undisturbed())
+
+
+def test_a_complete_run_without_checkpoints_stays_as_it_is_unless_more_is_wanted(here, capsys):
+    assert main([*COMMON, "--quiet"]) == 0
+    remove_all()
+    before = contents(here)
+    assert resume() == 0
+    assert "resumed       run.h5 is complete: nothing is left to do" in capsys.readouterr().out
+    assert contents(here) == before
+    assert resume("--quiet", "--rounds", "9") == 2
+    assert capsys.readouterr().err == refusal(8)
+    assert contents(here) == before
+
+
+# Logs that are damaged, and files that have changed.
+
+
+def delete_loss(log):
+    del log["iid_loss"]
+
+
+def shorten_loss(log):
+    log["iid_loss"].resize(2, axis=0)
+
+
+def renumber(log):
+    log["round"][1] = 7
+
+
+def forget_the_past(log):
+    del log.attrs["history"]
+
+
+DAMAGES_OF_LOGS = {
+    delete_loss: "the variable iid_loss is missing",
+    shorten_loss: r"the variable iid_loss is float64 of shape \(2, 4\), not of \(4, 4\)",
+    renumber: "its rounds are not 1, 2, 3 …",
+    forget_the_past: "the attribute history is missing",
+}
+
+
+@pytest.mark.parametrize("damage, words", DAMAGES_OF_LOGS.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_a_damaged_log_is_refused_before_anything_is_taken_back(here, monkeypatch, capsys, damage, words):
+    die_in(5, monkeypatch=monkeypatch)
+    with h5py.File("run.h5", "r+") as log:
+        damage(log)
+    before = contents(here)
+    assert resume("--quiet") == 2
+    assert re.fullmatch(rf"mpisim: run\.h5: {words}: damaged, .* cannot be resumed\n", capsys.readouterr().err)
+    assert contents(here) == before
+
+
+def test_another_topology_in_the_same_file_is_refused(here, monkeypatch, capsys, undisturbed):
+    ring = "0 1\n1 2\n2 3\n3 0\n"
+    from_file = ["--topology", "graph.edgelist"]
+    Path("graph.edgelist").write_text(ring)
+    die_in(5, *from_file, monkeypatch=monkeypatch)
+    for other in ("0 1\n1 2\n2 3\n1 3\n", ring.replace("3 0", "3 0 0.5")):
+        Path("graph.edgelist").write_text(other)
+        before = contents(here)
+        assert resume("--quiet", *from_file) == 2
+        assert re.fullmatch(
+            r"mpisim: run\.h5: --resume goes on with the same experiment .* the topology's edges are others than .*\n",
+            capsys.readouterr().err,
+        )
+        assert contents(here) == before
+    Path("graph.edgelist").write_text("# the same, told in another way\n3 2\n0 3\n2 1\n1 0 1.0\n")
+    assert resume("--quiet", *from_file) == 0
+    check_same(Path("run.h5"), undisturbed())
+
+
+def test_other_data_are_refused_and_an_older_log_is_taken(here, monkeypatch, capsys, undisturbed):
+    die_in(5, monkeypatch=monkeypatch)
+
+    def load_other(config):
+        train, test = load(config)
+        inputs = train.inputs.copy()
+        inputs[-1, 0, 3, 3] ^= 1
+        return Labeled(inputs, train.labels), test
+
+    before = contents(here)
+    with monkeypatch.context() as patch:
+        patch.setattr("mpisim.experiment.load", load_other)
+        assert resume("--quiet") == 2
+    assert "run.h5: --resume goes on with the same experiment only, and the data's samples are others" in (
+        capsys.readouterr().err
+    )
+    assert contents(here) == before
+    with h5py.File("run.h5", "r+") as log:
+        for name in ("topology_sha256", "data_sha256"):
+            assert re.fullmatch("[0-9a-f]{64}", log.attrs[name])
+            del log.attrs[name]
+    assert resume("--quiet") == 0
+    check_same(Path("run.h5"), undisturbed())
+
+
+def test_a_file_where_the_checkpoints_go_is_found_before_the_run(here, capsys):
+    Path("run.ckpt").touch()
+    assert main([*COMMON, "--quiet"]) == 2
+    assert capsys.readouterr().err == (
+        "mpisim: run.ckpt: the checkpoints go there, but it is not a folder: move it away\n"
+    )
+    assert contents(here) == {here / "run.ckpt": b""}
 
 
 def test_a_checkpoint_of_a_later_round_than_the_log_has_is_passed_over(here, monkeypatch, capsys, undisturbed):

@@ -311,7 +311,7 @@ WRONG = {
         ["--evaluate-every", "epoch", "--evaluate-at", "aggregated"],
         "--evaluate-every epoch: tests trained models",
     ),
-    "an option file that is a folder": (["--config", "stub"], "stub: cannot be read as TOML: "),
+    "an option file that is a folder": (["--config", "stub"], "stub: is a folder: name a plain file"),
     "more nodes than memory holds": (["--topology", "ring:n=1000000000000"], "too many nodes to hold in memory"),
     "a topology file of no kind": (["--topology", "key.toml"], "unknown topology 'key.toml': give a file"),
     "a topology that is no array": (["--topology", "words.npy"], "words.npy: holds no plain numpy array"),

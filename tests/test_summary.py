@@ -8,6 +8,7 @@ from plain_logs import write_log
 from mpisim.analysis.summary import HEADINGS, as_text, show, summarize
 from mpisim.analysis.table import rows
 from mpisim.errors import InputError
+from mpisim.report.__main__ import main
 from mpisim.storage.log import Log
 from mpisim.storage.variables import WITHOUT_RECALL, logged_variables
 
@@ -76,12 +77,14 @@ def test_a_complete_run_has_its_final_accuracy_and_a_text_its_perplexity(tmp_pat
 
 
 def test_its_text_is_a_table_with_every_number_under_its_heading(tmp_path, log_content, three_rounds):
+    log_content.static |= {"degree": [1, 2, 1], "is_ood": [0, 0, 1]}
     text = as_text(summarize(log_content.write(tmp_path / "run.h5", three_rounds, variables=TRAINED)))
     assert text.splitlines() == [
         "     accuracy  lowest node  highest node    AUC  aggregated",
         "IID     0.800        0.700         0.900  0.500           –",
         "OOD     0.500        0.000         1.000  0.292           –",
         "3 of 4 rounds in 5.4 s a rank: train 4.0, test 1.0, exchange 0.0, mix 0.1, log 0.2",
+        "OOD node 2 (degree 1, degree rank 3)",
     ]
 
 
@@ -138,6 +141,35 @@ def test_rounds_that_no_rank_has_a_figure_of_take_no_time_and_warn_nobody(tmp_pa
         log_content.round(**seconds(train=[1.0, 3.0])),
     ]
     assert summarize(log_content.write(tmp_path / "run.h5", rounds)).seconds["train"] == 2.0 + 2.0
+
+
+def test_seconds_without_end_are_no_figure_and_the_others_are_shown(tmp_path, capsys):
+    times = [{"train": np.inf}, {"train": 3.0, "mix": 1.0}, {"train": 1e300}]
+    paths = [str(write_log(tmp_path / f"{number}.h5", seconds=each)) for number, each in enumerate(times)]
+    assert main(["summary", *paths[:2]]) == 0
+    _, first, second, total = capsys.readouterr().out.splitlines()
+    assert first.split()[-3:] == ["–", "–", "complete"]
+    assert second.split()[-3:] == ["4.0", "75·0·0·25·0", "complete"]
+    assert total.startswith("2 runs; 4.0 s a rank: train 3.0, test 0.0")
+    for path in paths:
+        assert main(["summary", path]) == 0
+    assert main(["summary", *paths]) == 0
+    out = capsys.readouterr().out
+    assert "1e+300 s a rank: train 1e+300, test 0.0" in out
+    assert "0" * 30 not in out
+
+
+def test_one_log_tells_its_ood_nodes_and_where_they_stand(tmp_path):
+    """In a star of 4 the middle has 3 neighbors, the others have 1."""
+    last = [
+        as_text(summarize(write_log(tmp_path / f"{len(nodes)}.h5", "star:n=4", ood_nodes=nodes))).splitlines()[-1]
+        for nodes in ([2], [0, 1], [])
+    ]
+    assert last == [
+        "OOD node 2 (degree 1, degree rank 3)",
+        "OOD nodes 0 (degree 3, degree rank 1), 1 (degree 1, degree rank 2)",
+        "no OOD node",
+    ]
 
 
 def test_a_broken_log_is_told_in_one_line(tmp_path, log_content):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from mpisim.arguments import parse_config
 from mpisim.config import Config
+from mpisim.errors import InputError
 from mpisim.graphs.generators import make_topology
 from mpisim.sweep.__main__ import main
-from mpisim.sweep.expansion import expand
+from mpisim.sweep.expansion import count_nodes, expand
 from mpisim.sweep.file import read_sweep
 from mpisim.sweep.names import LONGEST, run_name
 
@@ -432,7 +433,7 @@ def test_list_of_the_paper_needs_neither_torch_nor_mpi_and_stops_with_its_reader
         "import sys\n"
         "from mpisim.sweep.__main__ import main\n"
         f"code = main([{str(EXPERIMENTS / 'paper.toml')!r}, '--list'])\n"
-        "print(code, sorted({'torch', 'mpi4py', 'h5py', 'networkx', 'parsl'} & set(sys.modules)), file=sys.stderr)\n"
+        "print(code, sorted({'torch', 'mpi4py', 'h5py', 'parsl'} & set(sys.modules)), file=sys.stderr)\n"
     )
     listing = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert listing.stderr == "0 []\n"
@@ -509,6 +510,14 @@ WRONG = {
         "[grid]\nseed = [0, 1]\n[[set]]\nwhen = { seed = 1 }\nlr = -1\n",
         "s.toml: run seed1: --lr -1.0: must be above 0",
     ),
+    "unknown topology": (
+        '[grid]\ntopology = ["bx:n=4", "ba:n=0,m=2"]\n',
+        "s.toml: run bx-n4: unknown topology 'bx:n=4': give a file ",
+    ),
+    "topology that cannot be": (
+        '[grid]\nseed = [0, 1]\ntopology = ["ring:n=4", "ba:n=4,m={seed},seed={seed}"]\n',
+        "s.toml: run ba-n4_seed0: topology 'ba:n=4,m=0,seed=0': ",
+    ),
     "wrong type": ('[grid]\nseed = ["a"]\n', "s.toml: run seed-a: --seed 'a': must be an integer"),
     "unknown name in a text": (
         '[grid]\nseed = [0]\ntopology = ["ring:n={nodes}"]\n',
@@ -519,6 +528,24 @@ WRONG = {
         "s.toml: run ring: {topology} has no value to put into a text",
     ),
 }  # fmt: skip
+
+
+def test_each_topology_of_the_paper_is_looked_at_once(monkeypatch):
+    made = []
+    monkeypatch.setattr("mpisim.sweep.expansion.make_topology", lambda text: made.append(text) or make_topology(text))
+    runs = expand(read_sweep(EXPERIMENTS / "paper.toml"))
+    assert len(runs) == 3_780
+    assert len(made) == len(set(made)) == 12 * 3  # each is drawn with three seeds
+
+
+def test_a_topology_of_a_file_is_looked_at_if_it_is_there(runs_of):
+    text = '[grid]\ntopology = ["later.txt", "ring:n=5"]\n'
+    assert count_nodes(runs_of(text)) == {"ring:n=5": 5}
+    Path("later.txt").write_text("0 1 1\n1 0 1\n1 1 0\n")
+    assert count_nodes(runs_of(text)) == {"later.txt": 3, "ring:n=5": 5}
+    Path("later.txt").write_text("0 1 1\n1 0 1\n")
+    with pytest.raises(InputError, match=r"s.toml: run later: later.txt: .*must be square"):
+        runs_of(text)
 
 
 @pytest.mark.parametrize("what", ["--list", "--status", "--run"])

@@ -180,7 +180,7 @@ def test_ranks_are_bound_as_the_machine_wants_it(here):
 WRONG = {
     "no allocation": (
         ["--machine", "aurora"],
-        "--machine aurora: a run of 1 ranks needs 1 hosts, and this job has 0: ",
+        "--machine aurora: a run of 1 rank needs 1 host, and this job has 0: ",
     ),
     "uneven": (["--machine", "polaris", "--ranks", "6"], "--ranks 6: a host of polaris takes 4: "),
 }
@@ -294,7 +294,7 @@ def test_a_signal_stops_runs_at_their_checkpoints_and_a_death_ends_parsl(here):
         wait_for(lambda: workers() == [])
         done = subprocess.run([*SWEEP, "--run"], capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.returncode == 3
-        assert done.stdout == "0 of 2 runs done, in results/s; 2 left alone: another process is writing it\n"
+        assert done.stdout == "0 of 2 runs done, in results/s; 2 left alone: another process is writing them\n"
     finally:
         process.kill()
         process.communicate()

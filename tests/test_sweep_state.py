@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mpisim.errors import InputError
+from mpisim.storage.checkpoint import checkpoint_folder, commit, write_shard
 from mpisim.storage.lock import locked
 from mpisim.sweep.__main__ import main
 from mpisim.sweep.expansion import expand
@@ -17,6 +18,7 @@ from mpisim.sweep.state import (
     FAILED,
     INTERRUPTED,
     RUNNING,
+    SHORT,
     TO_DO,
     State,
     failure,
@@ -60,6 +62,19 @@ def write(log_content):
     return log_of
 
 
+@pytest.fixture
+def checkpoint_of(runs):
+    """Return a function that writes a checkpoint of a run."""
+
+    def write_checkpoint(run, round):
+        folder = checkpoint_folder(run.log(FOLDER))
+        shard = write_shard(folder, round, 0, {"nodes": np.arange(3), "x": np.zeros((3, 2))})
+        commit(folder, round, [shard], run.config.as_dict(), 3)
+        return folder
+
+    return write_checkpoint
+
+
 # One run.
 
 
@@ -71,7 +86,7 @@ def test_a_run_without_a_trace_is_to_do(runs):
     "num_rounds, status, kind",
     [
         (4, "complete", DONE),
-        (3, "complete", INTERRUPTED),  # of a sweep that wanted fewer rounds
+        (3, "complete", SHORT),  # of a sweep that wanted fewer rounds
         (4, "running", INTERRUPTED),  # killed before it could say that it is complete
         (2, "interrupted", INTERRUPTED),
         (2, "running", INTERRUPTED),
@@ -83,6 +98,14 @@ def test_a_log_that_nobody_writes(runs, write, num_rounds, status, kind):
     found = look(runs[0], FOLDER)
     assert (found.kind, found.num_rounds, found.words) == (kind, num_rounds, "")
     assert found.seconds == pytest.approx(2.0 * num_rounds)  # rank 0's
+
+
+def test_a_log_of_fewer_rounds_goes_on_where_its_checkpoint_is(runs, write, checkpoint_of):
+    write(runs[0], 3, "complete")
+    checkpoint_of(runs[0], 3)
+    assert (look(runs[0], FOLDER).kind, look(runs[0], FOLDER).num_rounds) == (INTERRUPTED, 3)
+    (runs[0].log(FOLDER).with_suffix(".ckpt") / "round-000003/manifest.json").unlink()  # it is not whole then
+    assert look(runs[0], FOLDER).kind == SHORT
 
 
 @pytest.mark.parametrize("rounds", [None, 0, 2, 4])
@@ -280,3 +303,48 @@ def test_logs_of_another_experiment_are_wrong_input(runs, write, capsys, what):
     assert errors.count("\n") == 1
     assert [path.name for path in FOLDER.iterdir()] == [log.name]
     assert log.read_bytes() == before
+
+
+# Runs that are done.
+
+
+def too_short(run):
+    return (
+        f"{run.name} has 2 rounds of 4, and its checkpoints are gone (--keep-checkpoints keeps them):"
+        " move its log away to play it anew"
+    )
+
+
+@pytest.mark.parametrize("others", ["done", "to do"])
+def test_rounds_that_are_done_are_not_played_anew_where_more_are_wanted(runs, write, capsys, others):
+    short, *more = runs
+    log = write(short, 2, "complete", rounds=2)
+    if others == "done":
+        for run in more:
+            write(run, 4, "complete")
+    before = log.read_bytes()
+    assert main(["s.toml", "--run", "--launcher", "false"]) == 1
+    printed, errors = capsys.readouterr()
+    failures = 0 if others == "done" else 7
+    assert errors.count("\n") == failures + 1
+    assert errors.endswith(f"mpisim: run {too_short(short)}\n")
+    assert printed.splitlines()[-1].endswith("; 1 too short")
+    assert short.name not in printed
+    assert log.read_bytes() == before
+    assert main(["s.toml", "--status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("too short        1")
+    assert lines[at + 1] == f"    0  {too_short(short).replace(f'{short.name} has', f'{short.name}:')}"
+    if others == "done":
+        assert lines[-1] == "to do            0"  # no time is left
+
+
+@pytest.mark.parametrize("options, kept", [([], False), (["--keep-checkpoints"], True)])
+def test_checkpoints_of_a_run_that_was_done_after_its_sweep_had_died_are_removed(
+    runs, write, checkpoint_of, options, kept
+):
+    for run in runs:
+        write(run, 4, "complete")
+    folder = checkpoint_of(runs[3], 4)
+    assert main(["s.toml", "--run", "--launcher", "false", *options]) == 0
+    assert folder.exists() == kept

@@ -214,7 +214,9 @@ def test_ctrl_c_ends_it_quietly_after_the_last_frame(log, capsys, monkeypatch):
 
     monkeypatch.setattr(watching.time, "sleep", interrupt)
     watch(log)
-    assert "round 2 of 40" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "round 2 of 40" in out
+    assert out.endswith("\n")
 
 
 def test_the_command_waits_for_a_log_follows_it_and_ends_with_the_run(tmp_path, content, rounds):
@@ -226,6 +228,7 @@ def test_the_command_waits_for_a_log_follows_it_and_ends_with_the_run(tmp_path, 
         out, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
     assert "complete, round 2 of 40, in 2 min 24 s" in out.splitlines()
+    assert out.endswith("\n")
 
 
 def test_in_a_terminal_ctrl_c_ends_the_command_with_code_0_and_leaves_the_cursor(tmp_path):

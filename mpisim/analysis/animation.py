@@ -11,7 +11,7 @@ import numpy as np
 
 from mpisim.analysis.figure_style import ACCURACIES, GRAY, OOD_COLOR, OOD_MARKER
 from mpisim.analysis.film import find_ffmpeg, write_gif, write_mp4
-from mpisim.analysis.logs import configuration, reading, score
+from mpisim.analysis.logs import configuration, reading, score, title_of
 from mpisim.analysis.outputs import check_output, replacing
 from mpisim.analysis.topology import edges_of, graph_of, positions
 from mpisim.errors import InputError, unknown_name
@@ -109,7 +109,7 @@ def read_scene(path: str | Path, quantity: str) -> Scene:
             raise InputError(f"{path}: has no round yet: there is nothing to animate")
         if not np.isfinite(values).any():
             raise InputError(f"{path}: has no {label} in any round: choose another quantity")
-        title, status = str(file.attrs["title"]), str(file.attrs["status"])
+        title, status = title_of(file), str(file.attrs["status"])
         if len(title) > LONGEST_TITLE:
             title = f"{title[: LONGEST_TITLE // 2]}…{title[-LONGEST_TITLE // 2 :]}"
         if status != "complete":
@@ -133,7 +133,9 @@ def _values(file: h5py.File, quantity: str) -> tuple[np.ndarray, str]:
     kind, _, label = quantity.partition(":")
     if kind != "recall":
         raise unknown_name("quantity", quantity, [*QUANTITIES, "recall:LABEL"])
-    labels = [str(number) for number in file["label"][:]]
+    labels = [str(number) for number in file["label"][:]] if "label" in file else []
+    if not labels:
+        raise InputError(f"{file.filename}: has no recall of labels: choose another quantity")
     if label not in labels:
         raise InputError(f"{file.filename}: has no label {label!r}: choose from {labels[0]} to {labels[-1]}")
     return score(file, "iid_recall")[:, :, labels.index(label)], f"recall of label {label}"

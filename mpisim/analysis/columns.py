@@ -10,18 +10,21 @@ from pathlib import Path
 
 DASH = "–"
 GAP = "  "
+LARGE = 1e9  # from which on a figure's digits tell less than its power of ten
 SHORTEST = 12  # characters that a word is cut to, at the least
 
 
 def figure(value: float | str | None, decimals: int = 3) -> str:
     """Return a figure as text; a dash where there is none.
 
-    >>> figure(0.12345), figure(None), figure(7), figure(float("nan"), 1)
-    ('0.123', '–', '7', '–')
+    >>> figure(0.12345), figure(None), figure(7), figure(float("nan"), 1), figure(1e300, 1)
+    ('0.123', '–', '7', '–', '1e+300')
     """
     if value is None or value != value:
         return DASH
-    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.{decimals}f}" if abs(value) < LARGE else f"{value:.3g}"
 
 
 def counted(number: int, thing: str) -> str:

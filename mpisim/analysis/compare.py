@@ -229,7 +229,7 @@ def show(comparison: Comparison) -> None:
 
 
 def _with_interval(mean: float, low: float, high: float) -> str:
-    interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+    interval = "" if np.isnan(low) else f" [{columns.figure(low)}, {columns.figure(high)}]"
     return columns.figure(mean) + interval
 
 
@@ -254,9 +254,16 @@ def _answers(comparison: Comparison) -> list[str]:
             f" {comparison.rank_correlation:.2f} of {columns.counted(comparison.num_predicted, 'run')}"
         )
     if comparison.num_unfinished:
-        lines.append(f"{comparison.num_unfinished} of the runs are not complete: they count as far as they have come")
+        is_one = comparison.num_unfinished == 1
+        they = (
+            "is not complete: it counts as far as it has"
+            if is_one
+            else "are not complete: they count as far as they have"
+        )
+        lines.append(f"{comparison.num_unfinished} of the runs {they} come")
     if comparison.num_repeated:
-        lines.append(f"{comparison.num_repeated} of the runs repeat another, seed and all: intervals are too narrow")
+        repeat = "repeats" if comparison.num_repeated == 1 else "repeat"
+        lines.append(f"{comparison.num_repeated} of the runs {repeat} another, seed and all: intervals are too narrow")
     return lines
 
 

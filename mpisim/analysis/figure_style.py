@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mpisim.analysis import logs
 from mpisim.analysis.measures import AWARE, UNAWARE
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def in_order(strategies: set[str]) -> list[str]:
 def title_of(file: h5py.File) -> str:
     """Return the title of a run, with its status where it is not complete."""
     status = str(file.attrs["status"])
-    return str(file.attrs["title"]) + ("" if status == "complete" else f" ({status})")
+    return logs.title_of(file) + ("" if status == "complete" else f" ({status})")
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:

@@ -48,10 +48,14 @@ def open_log(path: str | Path) -> xarray.Dataset:
     return log
 
 
-def open_logs(paths: Iterable[str | Path]) -> pandas.DataFrame:
+def open_logs(paths: str | Path | Iterable[str | Path]) -> pandas.DataFrame:
     """Return a data frame with a row for each log: its options and figures as columns.
 
     The figures are those of ``mpisim.analysis.table.row``; options that it has no column for follow, by their names.
+
+    Parameters
+    ----------
+    paths : of the logs; a single one may stand for itself
 
     Raises
     ------
@@ -70,7 +74,7 @@ def open_logs(paths: Iterable[str | Path]) -> pandas.DataFrame:
     from mpisim.analysis.table import COLUMNS, row_of  # it reads logs: at load, each would import the other
 
     found = []
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | Path) else paths:
         with reading(path) as file:
             found.append(configuration(file) | row_of(file))
     columns = list(dict.fromkeys([*COLUMNS, *(name for row in found for name in row)]))
@@ -108,6 +112,8 @@ def open_file(path: str | Path) -> h5py.File:
         raise InputError(f"{path}: is a folder: name the logs in it, {path}/*.h5")
     if not Path(path).is_file():
         raise InputError(f"{path}: no such log")
+    if Path(path).stat().st_size == 0:
+        raise InputError(f"{path}: is empty: no log of mpisim")
     try:
         file = h5py.File(path, "r")
     except BROKEN as error:
@@ -133,14 +139,34 @@ def configuration(file: h5py.File) -> dict[str, Any]:
     return schema.options(file)
 
 
+def title_of(file: h5py.File) -> str:
+    """Return what a log calls its run; where it does not say, the file's name."""
+    return str(file.attrs.get("title", "")) or Path(file.filename).stem
+
+
+def is_text(file: h5py.File) -> bool:
+    """Return whether a run's data is text; where its log does not say, the data set does."""
+    kind = file.attrs.get("data_kind")
+    return configuration(file).get("dataset") == "tinymem" if kind is None else str(kind) == "text"
+
+
+def values_of(file: h5py.File, name: str) -> np.ndarray:
+    """Return a variable's values; NaN, in its shape, where the log has no such variable: older ones have fewer."""
+    if name in file:
+        return np.asarray(file[name][:])
+    dims = (schema.OPTIONAL | schema.SCORES)[name]
+    return np.full([len(file[dim]) if dim in file else 0 for dim in dims], np.nan)
+
+
 def score(file: h5py.File, name: str) -> np.ndarray:
     """Return a score of each round: that of the trained models or, where only those were tested, of the aggregated.
 
     Returns
     -------
-    float64, shape (num_rounds, num_nodes, ...)
+    float64, shape (num_rounds, num_nodes, ...): NaN where the log has it of neither.
     """
-    return np.asarray(file[name if name in file else f"{name}_aggregated"][:])
+    aggregated = f"{name}_aggregated"
+    return np.asarray(file[aggregated][:]) if name not in file and aggregated in file else values_of(file, name)
 
 
 def score_curve(file: h5py.File, name: str) -> np.ndarray:

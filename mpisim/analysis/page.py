@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mpisim.analysis.outputs import check_output, write_text
-from mpisim.analysis.page_data import page_data
+from mpisim.analysis.page_data import as_json, page_data
 from mpisim.errors import InputError
 
 MAX_LOGS = 100
@@ -73,8 +72,7 @@ def page_of(paths: Sequence[str | Path], defaults: Mapping[str, Any] | None = No
         # A reference in place of what is not ASCII: a title may hold bytes that are no text.
         "title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode("ascii"),
         "style": _part("page.css"),
-        # "<" is the only way out of a script element; in JSON it can be written otherwise.
-        "logs": json.dumps(runs, allow_nan=False).replace("<", "\\u003c"),
+        "logs": as_json(runs),
         "plotly": library,
         "script": script,
     }

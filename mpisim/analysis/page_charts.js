@@ -53,12 +53,11 @@ const roundLine = (round, color) => ({
   line: { color: color.muted, width: 1.5, dash: "dot" },
 });
 
-const roundsOf = (run) => Array.from({ length: run.num_rounds }, (_, index) => index + 1);
 const modeOf = (run) => (run.num_rounds > 1 ? "lines" : "markers");
 
 function meanTrace(run, name, { own, dash, who }) {
   return {
-    x: roundsOf(run),
+    x: run.rounds,
     y: statisticsOfRounds(run, name).map((each) => each.mean),
     mode: modeOf(run),
     line: { color: own, width: 2.5, dash },
@@ -75,7 +74,7 @@ function spreadTraces(run, name, { own, who }) {
     return [...around, bandTrace(run, name, ["p10", "p90"], own, 0.25, `${who}10th to 90th percentile`)];
   }
   const lines = Array.from({ length: run.size }, (_, node) => ({
-    x: roundsOf(run),
+    x: run.rounds,
     y: curveOfNode(run, name, node),
     mode: modeOf(run),
     line: { color: own, width: 1 },
@@ -89,11 +88,11 @@ function spreadTraces(run, name, { own, who }) {
 
 function bandTrace(run, name, [low, high], fillcolor, opacity, title) {
   const statistic = statisticsOfRounds(run, name);
-  const known = roundsOf(run).filter((round) => Number.isFinite(statistic[round - 1].mean));
+  const known = [...run.rounds.keys()].filter((row) => Number.isFinite(statistic[row].mean));
   const back = known.toReversed();
   return {
-    x: [...known, ...back],
-    y: [...known.map((round) => statistic[round - 1][high]), ...back.map((round) => statistic[round - 1][low])],
+    x: [...known, ...back].map((row) => run.rounds[row]),
+    y: [...known.map((row) => statistic[row][high]), ...back.map((row) => statistic[row][low])],
     mode: "lines",
     line: { width: 0 },
     fill: "toself",
@@ -107,7 +106,7 @@ function bandTrace(run, name, [low, high], fillcolor, opacity, title) {
 
 function selectedTrace(run, name, node, { who }, color) {
   return {
-    x: roundsOf(run),
+    x: run.rounds,
     y: curveOfNode(run, name, node),
     mode: "lines+markers",
     line: { color: color.accent, width: run.num_rounds > 60 ? 2.5 : 4 },

@@ -46,24 +46,28 @@ async function load(run, quantity) {
 }
 
 // A quantity is the name of a score, or "iid_recall:LABEL"; its values are those of round after round, node after node.
+// The rounds are those that the page has, run.rounds.
 function valuesOf(run, quantity) {
   const [name, label] = quantity.split(":");
   const values = run.scores[name];
   if (!ArrayBuffer.isView(values)) return null;
-  const each = run.num_rounds * run.size;
+  const each = run.rounds.length * run.size;
   return label === undefined ? values : values.subarray(Number(label) * each, (Number(label) + 1) * each);
 }
 
+// The last round that the page has, up to one; 0 if there is none.
+const roundShown = (run, round) => run.rounds.findLast((each) => each <= round) ?? 0;
+
 function valuesInRound(run, quantity, round) {
   const values = valuesOf(run, quantity);
-  const last = Math.min(round, run.num_rounds);
-  if (!values || last < 1) return new Float32Array(run.size).fill(NaN);
-  return values.subarray((last - 1) * run.size, last * run.size);
+  const row = run.rounds.indexOf(roundShown(run, round));
+  if (!values || row < 0) return new Float32Array(run.size).fill(NaN);
+  return values.subarray(row * run.size, (row + 1) * run.size);
 }
 
 function curveOfNode(run, quantity, node) {
   const values = valuesOf(run, quantity);
-  return Array.from({ length: values ? run.num_rounds : 0 }, (_, round) => values[round * run.size + node]);
+  return Array.from({ length: values ? run.rounds.length : 0 }, (_, row) => values[row * run.size + node]);
 }
 
 // Mean, lowest, highest and two percentiles over the nodes that have a number; NaN where none has.
@@ -77,10 +81,10 @@ function statistics(values) {
 
 function statisticsOfRounds(run, quantity) {
   if (!run.curves.has(quantity)) {
-    const rounds = Array.from({ length: run.num_rounds }, (_, round) =>
-      statistics(valuesInRound(run, quantity, round + 1)),
+    run.curves.set(
+      quantity,
+      run.rounds.map((round) => statistics(valuesInRound(run, quantity, round))),
     );
-    run.curves.set(quantity, rounds);
   }
   return run.curves.get(quantity);
 }
@@ -103,3 +107,6 @@ function formatted(value, digits = 3) {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   return Math.abs(value) >= 1000 ? value.toExponential(2) : value.toFixed(digits);
 }
+
+// A whole number, which an older log may not have.
+const countOf = (value) => (Number.isNaN(value) ? "–" : value);

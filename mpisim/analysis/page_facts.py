@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mpisim.analysis.runs import WITHOUT_EFFECT
-from mpisim.analysis.topology import degree_rank
+from mpisim.analysis.topology import ood_nodes_in_words
 
 if TYPE_CHECKING:
     import h5py
@@ -33,18 +31,14 @@ PROVENANCE = (
     "history",
 )
 NEEDS_NO_NAME = ("strategy", "topology", "dataset", "model")
-MAX_OOD_NAMED = 8
 
 
 def facts_of(file: h5py.File) -> list[str]:
     """Return a few words each about the topology, the OOD nodes and the ranks of a run."""
-    degrees, ood_nodes, num_ranks = file["degree"][:], np.flatnonzero(file["is_ood"][:]), len(file["rank"])
-    rank_of = degree_rank(degrees)
-    named = [f"{node} (degree {degrees[node]}, degree rank {rank_of[node]})" for node in ood_nodes[:MAX_OOD_NAMED]]
-    more = f" and {len(ood_nodes) - MAX_OOD_NAMED} more" if len(ood_nodes) > MAX_OOD_NAMED else ""
+    degrees, num_ranks = file["degree"][:], len(file["rank"])
     return [
         f"{len(degrees):,} nodes, {int(degrees.sum()) // 2:,} edges",
-        f"OOD node{'s' if len(named) > 1 else ''} {', '.join(named)}{more}" if named else "no OOD node",
+        ood_nodes_in_words(degrees, file["is_ood"][:]),
         f"{num_ranks:,} MPI rank{'' if num_ranks == 1 else 's'}",
     ]
 

@@ -69,7 +69,8 @@ const barBelow = (text, width) => ({
 
 function panelTitle({ run, quantity, index, lettered }, round, width) {
   const mean = formatted(statistics(valuesInRound(run, quantity, round)).mean);
-  const late = run.num_rounds && round > run.num_rounds ? ` (round ${run.num_rounds})` : "";
+  const known = roundShown(run, round);
+  const late = known && round !== known ? ` (round ${known})` : "";
   const label = plain(shortened(run.label, Math.floor(width / 7.5) - 2));
   return `${lettered ? `<b>${letter(index)}</b> ${label}<br>` : ""}${nameOf(quantity)}, mean ${mean}${late}`;
 }
@@ -159,7 +160,7 @@ function nodesInRound(run, quantity, round, { card }) {
     text: run.order.map((node) =>
       [
         `<b>node ${node}</b>, degree ${degree[node]} (degree rank ${degree_rank[node]})`,
-        `${samples[node]} samples, on MPI rank ${rank[node]}`,
+        `${countOf(samples[node])} samples, on MPI rank ${countOf(rank[node])}`,
         `IID accuracy ${formatted(iid[node])}, OOD ${formatted(ood[node])}`,
       ].join("<br>"),
     ),

@@ -15,6 +15,9 @@ function writeHeader() {
     focus.num_rounds ? "" : "No round is in the log yet.",
     focus.after_aggregation ? "Scores are of the aggregated models." : "",
     focus.scores.ood_accuracy ? "" : "The log has no OOD accuracy.",
+    focus.rounds.length < focus.num_rounds
+      ? `Scores are those of ${focus.rounds.length} of the rounds, so that the page stays small.`
+      : "",
     left.length ? `Left out, so that the page stays small: ${left.join(", ")}.` : "",
   ]
     .filter(Boolean)
@@ -89,8 +92,8 @@ function figuresOfNode() {
   return [
     ["degree", degree[node]],
     ["degree rank", `${degree_rank[node]} of ${focus.size}`],
-    ["samples", samples[node]],
-    ["MPI rank", rank[node]],
+    ["samples", countOf(samples[node])],
+    ["MPI rank", countOf(rank[node])],
     ["data", is_ood[node] ? "some out of distribution" : "clean"],
     ["IID accuracy AUC", formatted(iid_auc[node])],
     ...(focus.scores.ood_accuracy
@@ -103,7 +106,7 @@ function figuresOfNode() {
     ...scores
       .filter((name) => name !== "both")
       .map((name) => [
-        `${nameOf(name)}, round ${Math.min(round, focus.num_rounds)}`,
+        `${nameOf(name)}, round ${roundShown(focus, round)}`,
         formatted(valuesInRound(focus, name, round)[node]),
       ]),
   ];

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpisim.analysis.logs import configuration, reading, score
+from mpisim.analysis.logs import configuration, reading, score, title_of, values_of
 
 if TYPE_CHECKING:
     import h5py
@@ -79,7 +79,7 @@ class Look:
     slowest : Slowest, or None
         None where no time is known.
     bytes_sent : float, or None
-        By all ranks in the last round; None before the first.
+        By all ranks in the last round; None before the first, or where the log does not tell.
     diverged : list of int
         Nodes that trained in the last round and whose loss is no number.
     """
@@ -124,10 +124,10 @@ def look(path: str | Path) -> Look:
     """
     with reading(path) as file:
         num_rounds, options = len(file["round"]), configuration(file)
-        loss = file["train_loss"][-1:].reshape(-1)
-        trained = (file["participated"][-1:].reshape(-1) > 0) & (not options.get("no_train", False))
+        losses, is_told = values_of(file, "train_loss"), "train_loss" in file and not options.get("no_train", False)
+        trained = (values_of(file, "participated")[-1:].reshape(-1) > 0) & is_told
         return Look(
-            title=str(file.attrs["title"]),
+            title=title_of(file),
             status=str(file.attrs["status"]),
             num_rounds=num_rounds,
             wanted_rounds=int(options["rounds"]),
@@ -136,13 +136,13 @@ def look(path: str | Path) -> Look:
             metrics=[
                 _of_nodes("IID accuracy", score(file, "iid_accuracy"), (0.0, 1.0)),
                 _of_nodes("OOD accuracy", score(file, "ood_accuracy"), (0.0, 1.0)),
-                _of_nodes("train loss", file["train_loss"][:]),
-                Metric("consensus", file["consensus_distance"][:]),
+                _of_nodes("train loss", losses),
+                Metric("consensus", values_of(file, "consensus_distance")),
             ],
             round_seconds=_largest(_seconds(file, (*BUSY, *WAITING))),
             slowest=_slowest(_seconds(file, BUSY)[-RECENT:], _hosts(file)),
-            bytes_sent=float(file["bytes_sent"][-1].sum()) if num_rounds else None,
-            diverged=np.flatnonzero(~np.isfinite(loss) & trained).tolist(),
+            bytes_sent=float(file["bytes_sent"][-1].sum()) if num_rounds and "bytes_sent" in file else None,
+            diverged=np.flatnonzero(~np.isfinite(losses[-1:].reshape(-1)) & trained).tolist(),
         )
 
 

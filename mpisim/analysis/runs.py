@@ -246,4 +246,6 @@ def best_placed(runs: Sequence[Run]) -> tuple[str, list[Run]]:
 def unfinished(runs: Sequence[Run]) -> str:
     """Return a line on runs that are not complete; nothing where all are."""
     count = sum(run.row["status"] != "complete" for run in runs)
-    return f"{count} of {len(runs)} runs not complete: as far as they are" if count else ""
+    return (
+        f"{count} of {len(runs)} runs not complete: as far as {'it is' if count == 1 else 'they are'}" if count else ""
+    )

@@ -1,7 +1,8 @@
 """What a log must hold for its readers to trust it: attributes, variables, and shapes that fit together.
 
 Analysis knows a log by what is in the file alone, so what it relies on is written down here: a file that lacks any of
-it is told apart when it is opened, by its name, and no reader has to expect half a log.
+it is told apart when it is opened, by its name, and no reader has to expect half a log. Logs have gained variables over
+time: what one lacks beside these few, every reader leaves out.
 """
 
 from __future__ import annotations
@@ -18,21 +19,26 @@ SCHEMA, SCHEMA_VERSION = "mpisim-log", 1
 STATUSES = ("running", "interrupted", "complete")
 
 ROUND_NODE, ROUND_RANK = ("round", "node"), ("round", "rank")
-DIMENSIONS = ("round", "node", "rank", "link", "label")
+DIMENSIONS = ("round", "node", "rank", "link")
 REQUIRED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys([f"{part}_seconds" for part in ("train", "test", "exchange", "mix", "log")], ROUND_RANK),
+    **dict.fromkeys(["degree", "is_ood"], ("node",)),
+    **dict.fromkeys(["link_target", "link_source", "link_weight"], ("link",)),
+}
+# What a reader takes as NaN where a log does not have it.
+OPTIONAL: dict[str, tuple[str, ...]] = {
     "train_loss": ROUND_NODE,
     "participated": ROUND_NODE,
     "consensus_distance": ("round",),
     "temperature": ("round",),
-    **dict.fromkeys([f"{part}_seconds" for part in ("train", "test", "exchange", "mix", "log")], ROUND_RANK),
     "bytes_sent": ROUND_RANK,
     "peak_memory": ("rank",),
-    **dict.fromkeys(["degree", "betweenness", "train_samples", "is_ood", "rank_of_node"], ("node",)),
+    **dict.fromkeys(["betweenness", "train_samples", "rank_of_node"], ("node",)),
     "label_counts": ("node", "label"),
-    **dict.fromkeys(["link_target", "link_source", "link_weight"], ("link",)),
     **dict.fromkeys([f"{kind}_{what}_final" for kind in ("iid", "ood") for what in ("accuracy", "loss")], ("node",)),
 }
-# A log has these of trained models or, by the same names and _aggregated, of aggregated ones, or both.
+# A log has these of trained models or, by the same names and _aggregated, of aggregated ones, or both; the accuracy on
+# the clean test set it must have, the others are as optional as those above.
 SCORES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys([f"{kind}_{what}" for kind in ("iid", "ood") for what in ("accuracy", "loss")], ROUND_NODE),
     "own_accuracy": ROUND_NODE,
@@ -56,14 +62,17 @@ def check(file: h5py.File) -> None:
         writer = file.attrs.get("mpisim_version", "that wrote it")
         raise InputError(f"has the schema version {version}, this mpisim reads {SCHEMA_VERSION}: take mpisim {writer}")
     _check_attributes(file)
+    present = set(file)
     sizes = {dim: _shape(file, dim, 1)[0] for dim in DIMENSIONS}
+    sizes["label"] = _shape(file, "label", 1)[0] if "label" in present else 0
+    if "iid_accuracy_aggregated" not in present:
+        _check_shape(file, "iid_accuracy", SCORES["iid_accuracy"], sizes)
     for name, dims in REQUIRED.items():
         _check_shape(file, name, dims, sizes)
-    present = set(file)
-    moments = [moment for moment in ("", "_aggregated") if f"iid_accuracy{moment}" in present] or [""]
-    for moment in moments:
-        for name, dims in SCORES.items():
-            _check_shape(file, name + moment, dims, sizes)
+    aggregated = {f"{name}_aggregated": dims for name, dims in SCORES.items()}
+    for name, dims in (OPTIONAL | SCORES | aggregated).items():
+        if name in present:
+            _check_shape(file, name, dims, sizes)
     for name in SCORES:
         if f"{name}_by_epoch" in present:
             _check_shape(file, f"{name}_by_epoch", ("round", "epoch", "node"), sizes | _epochs(file))
@@ -88,9 +97,8 @@ def options(file: h5py.File) -> dict[str, Any]:
 
 
 def _check_attributes(file: h5py.File) -> None:
-    for name in ("status", "title", "data_kind"):
-        if name not in file.attrs:
-            raise InputError(f"is a broken log: its attribute {name} is missing")
+    if "status" not in file.attrs:
+        raise InputError("is a broken log: its attribute status is missing")
     status = str(file.attrs["status"])
     if status not in STATUSES:
         raise InputError(f"is a broken log: its status is {status!r}, not one of {', '.join(STATUSES)}")

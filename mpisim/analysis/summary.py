@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisim.analysis import columns
-from mpisim.analysis.logs import configuration, reading, score, score_curve
+from mpisim.analysis.logs import configuration, is_text, reading, score, score_curve, title_of, values_of
 from mpisim.analysis.measures import accuracy_auc, perplexity
+from mpisim.analysis.topology import ood_nodes_in_words
 
 if TYPE_CHECKING:
     import h5py
@@ -34,6 +35,7 @@ class Summary:
     final : of "iid" and "ood": the mean over nodes of the accuracy after the last aggregation
     perplexity : of "iid" and "ood": the mean over nodes of the last round's perplexity; None where data is no text
     seconds : of each part of the rounds: the mean over ranks
+    ood_nodes : the OOD nodes, and where they stand in the topology, in words
     """
 
     path: str
@@ -49,6 +51,7 @@ class Summary:
     final: dict[str, float]
     perplexity: dict[str, float] | None
     seconds: dict[str, float]
+    ood_nodes: str
 
 
 def summarize(path: str | Path) -> Summary:
@@ -66,11 +69,11 @@ def summarize(path: str | Path) -> Summary:
 def summary_of(file: h5py.File) -> Summary:
     """Return the summary of an open log."""
     accuracy = {kind: _last(file, f"{kind}_accuracy") for kind in KINDS}
-    is_text = file.attrs["data_kind"] == "text"
+    loss = {kind: _last(file, f"{kind}_loss") for kind in KINDS}
     return Summary(
         path=str(file.filename),
         status=str(file.attrs["status"]),
-        title=str(file.attrs["title"]),
+        title=title_of(file),
         num_rounds=len(file["round"]),
         wanted_rounds=int(configuration(file)["rounds"]),
         after_aggregation="iid_accuracy" not in file,
@@ -78,9 +81,10 @@ def summary_of(file: h5py.File) -> Summary:
         auc={kind: float(accuracy_auc(score_curve(file, f"{kind}_accuracy")).mean()) for kind in KINDS},
         lowest={kind: float(accuracy[kind].min()) for kind in KINDS},
         highest={kind: float(accuracy[kind].max()) for kind in KINDS},
-        final={kind: float(file[f"{kind}_accuracy_final"][:].mean()) for kind in KINDS},
-        perplexity={kind: float(perplexity(_last(file, f"{kind}_loss")).mean()) for kind in KINDS} if is_text else None,
+        final={kind: float(values_of(file, f"{kind}_accuracy_final").mean()) for kind in KINDS},
+        perplexity={kind: float(perplexity(loss[kind]).mean()) for kind in KINDS} if is_text(file) else None,
         seconds={part: _mean_over_ranks(file[f"{part}_seconds"][:]) for part in PARTS},
+        ood_nodes=ood_nodes_in_words(file["degree"][:], file["is_ood"][:]),
     )
 
 
@@ -118,12 +122,13 @@ def as_text(summary: Summary) -> str:
     if summary.after_aggregation:
         lines.append("(in every round, of the aggregated models)")
     lines.append(f"{summary.num_rounds} of {summary.wanted_rounds} rounds in {_where_time_went(summary.seconds)}")
+    lines.append(summary.ood_nodes)
     return "\n".join(lines)
 
 
 def _where_time_went(seconds: Mapping[str, float]) -> str:
-    parts = ", ".join(f"{part} {value:.1f}" for part, value in seconds.items())
-    return f"{sum(seconds.values()):.1f} s a rank: {parts}"
+    parts = ", ".join(f"{part} {columns.figure(value, 1)}" for part, value in seconds.items())
+    return f"{columns.figure(sum(seconds.values()), 1)} s a rank: {parts}"
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -137,7 +142,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     columns.show(HEADINGS, cells, ("log", "strategy", "topology", "data", "status"), SPARE, paths="log")
     count = {status: sum(row["status"] == status for row in rows) for status in ("running", "interrupted")}
     parts = [columns.counted(len(rows), "run"), *(f"{number} {status}" for status, number in count.items() if number)]
-    seconds = {part: float(sum(row[f"{part}_seconds"] for row in rows)) for part in PARTS}
+    seconds = {part: float(sum(row[f"{part}_seconds"] or 0.0 for row in rows)) for part in PARTS}
     print(f"{', '.join(parts)}; {_where_time_went(seconds)}")
 
 
@@ -162,11 +167,14 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _shares(seconds: Sequence[float]) -> str:
-    """Return how many percent of the time each part took.
+def _shares(seconds: Sequence[float | None]) -> str:
+    """Return how many percent of the time each part took; a dash where one is not known.
 
-    >>> _shares([1.0, 1.0, 2.0, 0.0, 0.0])
-    '25·25·50·0·0'
+    >>> _shares([1.0, 1.0, 2.0, 0.0, 0.0]), _shares([1.0, None, 2.0, 0.0, 0.0])
+    ('25·25·50·0·0', '–')
     """
-    total = sum(seconds)
-    return "·".join(f"{100 * each / total:.0f}" for each in seconds) if total else columns.DASH
+    known = [each for each in seconds if each is not None]
+    total = sum(known)
+    if len(known) < len(seconds) or not 0 < total < float("inf"):
+        return columns.DASH
+    return "·".join(f"{100 * (each / total):.0f}" for each in known)

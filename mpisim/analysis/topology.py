@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import h5py
     import networkx
 
+MAX_OOD_NAMED = 8
 MAX_NODES_FOR_DISTANCES = 100  # a layout from the distances of all pairs of more nodes takes seconds
 
 
@@ -121,6 +122,20 @@ def degree_rank(degrees: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(degrees), dtype=np.int64)
     ranks[np.argsort(-np.asarray(degrees, dtype=np.int64), kind="stable")] = np.arange(1, len(degrees) + 1)
     return ranks
+
+
+def ood_nodes_in_words(degrees: np.ndarray, is_ood: np.ndarray) -> str:
+    """Return which nodes have OOD samples, and where they stand in the topology; of many, the first few.
+
+    >>> ood_nodes_in_words(np.array([2, 5, 2]), np.array([0, 1, 0]))
+    'OOD node 1 (degree 5, degree rank 1)'
+    """
+    nodes, ranks = np.flatnonzero(is_ood), degree_rank(degrees)
+    if len(nodes) == 0:
+        return "no OOD node"
+    named = [f"{node} (degree {degrees[node]}, degree rank {ranks[node]})" for node in nodes[:MAX_OOD_NAMED]]
+    more = f" and {len(nodes) - MAX_OOD_NAMED} more" if len(nodes) > MAX_OOD_NAMED else ""
+    return f"OOD node{'s' if len(nodes) > 1 else ''} {', '.join(named)}{more}"
 
 
 def modularity(graph: networkx.Graph) -> float:

@@ -29,6 +29,7 @@ WIDE = 72  # columns, from which on the extreme nodes fit beside a sparkline
 LONGEST_SPARKLINE = 40
 GAP = 2  # columns between those of a table
 COLORS = {"running": "cyan", "complete": "green", "interrupted": "yellow"}
+UNLIKELY = 1e9  # seconds
 PATIENCE = 60.0  # seconds without a round, beyond three rounds' time, until a person should have a look
 
 
@@ -65,11 +66,17 @@ def _follow(path: Path, console: Console, pause: Callable[[], object]) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=console, auto_refresh=False) as live:
-        console.show_cursor(True)  # who is killed must not leave a terminal without one
-        for found in looks(path, pause):
-            waiting = Text(f"no log yet, waiting for {_printable(str(path), console.options.ascii_only)}")
-            live.update(waiting if found is None else Frame(found, time.time()), refresh=True)
+    is_shown = False
+    try:
+        with Live(console=console, auto_refresh=False) as live:
+            console.show_cursor(True)  # who is killed must not leave a terminal without one
+            for found in looks(path, pause):
+                waiting = Text(f"no log yet, waiting for {_printable(str(path), console.options.ascii_only)}")
+                live.update(waiting if found is None else Frame(found, time.time()), refresh=True)
+                is_shown = True
+    finally:
+        if is_shown and not console.is_terminal:
+            console.line()  # rich ends the last line in a terminal only
 
 
 def looks(path: Path, pause: Callable[[], object]) -> Iterator[Look | None]:
@@ -155,8 +162,8 @@ class Frame:
         if self.look.num_rounds == 0:
             return ""
         if self.look.status != "running":
-            return f", in {plain_seconds(took)}"
-        return f", {plain_seconds(took)} so far, {plain_seconds(self.look.seconds_left(self.now))} left"
+            return f", in {_time(took)}"
+        return f", {_time(took)} so far, {_time(self.look.seconds_left(self.now))} left"
 
     def _metrics(self, width: int, ascii_only: bool) -> Iterator[RenderableType]:
         """Yield a table with a row for each metric; where it is narrow, its extreme nodes in a table of their own."""
@@ -197,7 +204,7 @@ class Frame:
             yield f"the loss is no number at node {some}"
         silence, usual = self.now - self.look.written, self.look.seconds_a_round
         if self.look.status == "running" and silence > 3 * usual + PATIENCE:
-            yield f"no round for {plain_seconds(silence)}, one takes {plain_seconds(usual)}: is the run still there?"
+            yield f"no round for {_time(silence)}, one takes {_time(usual)}: is the run still there?"
 
 
 def sparkline(
@@ -234,6 +241,11 @@ def sparkline(
     heights[np.isfinite(drawn)] = np.clip((known - low) / (high - low) * 8, 0, 7) if high > low else 0
     blocks = (ASCII_BLOCKS if ascii_only else BLOCKS) + " "  # which is its last one, that of height -1
     return "".join(blocks[height] for height in heights)
+
+
+def _time(seconds: float) -> str:
+    """Return a time for people; one that no run can take, as a broken log may have it, in short."""
+    return plain_seconds(seconds) if np.isnan(seconds) or seconds < UNLIKELY else f"{seconds:.3g} s"
 
 
 def _figure(number: float) -> str:

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -75,9 +76,26 @@ def measure(options: argparse.Namespace) -> Report:
     if options.launch is None:
         command = on_ranks(options.ranks, *python)
     else:
-        command = [*shlex.split(options.launch), sys.executable, *python]
+        command = [*_launcher(options.launch), sys.executable, *python]
     _, done = run(command, Path.cwd())
     return report(json.loads(done.stdout.splitlines()[-1]), options.rows * options.columns * FLOAT_BYTES)
+
+
+def _launcher(text: str) -> list[str]:
+    """Return the words of what starts the ranks.
+
+    Raises
+    ------
+    InputError
+        If a quote is open, or there is no such command.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"--launch {text!r}: {error}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise InputError(f"--launch {text!r}: {words[0] if words else 'it'} is no command on PATH")
+    return words
 
 
 def report(found: dict[str, Any], num_bytes: int) -> Report:

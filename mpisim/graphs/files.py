@@ -11,10 +11,11 @@ from tokenize import TokenError
 
 import numpy as np
 
-from mpisim.errors import InputError
+from mpisim.errors import InputError, check_readable
 from mpisim.graphs.topology import MAX_ENTRIES, Topology, topology_from_edges
 
 LONGEST_NUMBER = 18  # digits
+MAX_BYTES = 4 << 30  # of a file
 
 
 def read_topology(path: Path) -> Topology:
@@ -26,6 +27,7 @@ def read_topology(path: Path) -> Topology:
         If there is no such file, or it holds no topology: not square, not symmetric, empty, values outside [0, 1].
     """
     try:
+        check_readable(path, MAX_BYTES)
         return FILE_KINDS[path.suffix](path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such topology file") from error

@@ -18,7 +18,7 @@ from typing import NoReturn, TextIO
 import numpy as np
 from mpi4py import MPI
 
-from mpisim.errors import InputError
+from mpisim.errors import InputError, WriteError
 from mpisim.ranks.waiting import FORWARDING_SECONDS, Waiting
 
 # Each launcher's word for the number of ranks it started, and for this one: PALS, Hydra, Open MPI, Slurm, PMIx.
@@ -123,10 +123,18 @@ def process_age() -> float:
 def abort(comm: MPI.Comm) -> None:
     """End every rank with code 1, for the exception that is being handled; print whose it is.
 
+    A disk that takes nothing more is told in one line: as a rule by rank 0, where it refuses several.
+
     Returns where there is one rank, whose exception then ends the process by itself.
     """
     whose = f"rank {comm.rank} of {comm.size} on {socket.gethostname()}"
-    _end_all(comm, 1, f"mpisim: {whose} failed:\n{traceback.format_exc()}")
+    error = sys.exc_info()[1]
+    if isinstance(error, WriteError):
+        if comm.rank != 0:
+            time.sleep(RANK_ZERO_SECONDS)
+        _end_all(comm, 1, f"mpisim: {f'{whose} ' if comm.size > 1 else ''}{error}\n")
+    else:
+        _end_all(comm, 1, f"mpisim: {whose} failed:\n{traceback.format_exc()}")
 
 
 def stop_all(comm: MPI.Comm, signal_name: str) -> None:

@@ -7,6 +7,7 @@ False. The other commands show all logs or none.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,13 +59,14 @@ def _summary(options: argparse.Namespace) -> bool:
 def _compare(options: argparse.Namespace) -> bool:
     """Show the groups of runs, and what they say together."""
     _check_data_files(options)
-    runs = _readable(options.logs, compare.load)
+    paths = list({os.path.realpath(path): path for path in reversed(options.logs)}.values())[::-1]  # each file once
+    runs = _readable(paths, compare.load)
     if runs:
         found = compare.compare(runs)
         rows = compare.as_rows(found)
         if not _write_data(options, rows, list(rows[0]), compare.as_dict(found)):
             compare.show(found)
-    return len(runs) == len(options.logs)
+    return len(runs) == len(paths)
 
 
 def _readable(paths: Sequence[str], read: Callable[[str], Read]) -> list[Read]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpisim.errors import InputError
@@ -31,7 +31,8 @@ def locked(log_path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is still ours: nobody can hold what has no name
+        with suppress(OSError):  # one that stays because the folder cannot be written any more is no hindrance
+            path.unlink()  # while it is still ours: nobody can hold what has no name
         os.close(descriptor)
 
 

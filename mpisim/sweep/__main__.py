@@ -12,9 +12,9 @@ What a sweep file says, mpisim/sweep/file.py tells. Each run's log is results/ST
 what is missing: what was interrupted goes on from its checkpoint, what failed is tried again, and what another process
 is writing is left alone. The message of a run that failed is in NAME.failed.
 
-Exit codes: 0 all runs are done; 1 all were tried and some failed (a line says why, for each); 2 the input is wrong (one
-line says what, nothing on disk is touched); 3 some are left: a signal or --walltime stopped the sweep, or another
-process is writing them.
+Exit codes: 0 all runs are done; 1 all were tried and some failed (a line says why, for each), or are done with fewer
+rounds than the file says now and have no checkpoint to go on from; 2 the input is wrong (one line says what, nothing on
+disk is touched); 3 some are left: a signal or --walltime stopped the sweep, or another process is writing them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pathlib import Path
 from mpisim.arguments import OneLineParser, exit_code
 from mpisim.errors import InputError
 from mpisim.options import flag
-from mpisim.sweep.display import Progress, counted, listing, status
+from mpisim.sweep.display import Progress, counted, listing, status, too_short
 from mpisim.sweep.executors import LAUNCHER, Executor, LocalExecutor, Orders
-from mpisim.sweep.expansion import Run, expand
+from mpisim.sweep.expansion import Run, chosen, expand
 from mpisim.sweep.file import read_sweep
 from mpisim.sweep.machines import MACHINES
-from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, RUNNING, TO_DO, look_at_all
+from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, RUNNING, SHORT, TO_DO, look_at_all
 
 ESTIMATED = {"ranks_per_host": int, "latency": float, "bandwidth": float}  # options of a run that tell of the machine
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         nonlocal code
         options = _parser().parse_args(arguments)
-        runs = _chosen(expand(read_sweep(options.file)), options.index)
+        runs = chosen(expand(read_sweep(options.file)), options.index)
         for name in ESTIMATED:
             if getattr(options, name) is not None and not options.estimate:
                 raise InputError(f"{flag(name)}: is for --estimate")
@@ -125,14 +125,6 @@ def _at_least_one(text: str) -> int:
 _at_least_one.__name__ = "number of at least 1"  # argparse says it of what is none
 
 
-def _chosen(runs: list[Run], index: int | None) -> list[Run]:
-    if index is None:
-        return runs
-    if not 0 <= index < len(runs):
-        raise InputError(f"--index {index}: the sweep has the runs 0 to {len(runs) - 1}")
-    return [runs[index]]
-
-
 def _estimate(runs: list[Run], options: argparse.Namespace) -> str:
     from mpisim.sweep.estimate import estimate_sweep
 
@@ -159,16 +151,28 @@ def _carry_out(runs: list[Run], options: argparse.Namespace, began: float) -> in
     executor = _executor(options, Orders(folder, options.ranks, deadline))
     progress = Progress(runs, states, folder, executor.slots)
     sweep = Sweep(runs, states, folder, progress, options.keep_checkpoints)
-    code = 0 if all(state.kind == DONE for state in states) else sweep.carry_out(executor, deadline)
+    sweep.remove_checkpoints()
+    if all(state.kind in (DONE, SHORT) for state in states):
+        code = int(any(state.kind == SHORT for state in states))
+    else:
+        code = sweep.carry_out(executor, deadline)
     kinds = [state.kind for state in sweep.states]
     text = f"{kinds.count(DONE):,} of {counted(len(runs))} done, in {folder}"
-    for kind, words in ((FAILED, "failed"), (RUNNING, "left alone: another process is writing it")):
+    them = "it" if kinds.count(RUNNING) == 1 else "them"
+    for kind, words in (
+        (FAILED, "failed"),
+        (SHORT, SHORT),
+        (RUNNING, f"left alone: another process is writing {them}"),
+    ):
         text += f"; {kinds.count(kind):,} {words}" if kind in kinds else ""
     if left := kinds.count(INTERRUPTED) + kinds.count(TO_DO):
         text += f"; {left:,} left: the same command goes on"
     print(text, flush=True)
     for run, words in sweep.failures:
         print(f"mpisim: run {run.name}: {words}", file=sys.stderr)
+    for run, state in zip(runs, sweep.states, strict=True):
+        if state.kind == SHORT:
+            print(f"mpisim: run {too_short(run, state)}", file=sys.stderr)
     return code
 
 

@@ -23,6 +23,7 @@ from mpisim.sweep.state import (
     FAILED,
     LASTING,
     RUNNING,
+    SHORT,
     State,
     failure_path,
     forget_failure,
@@ -66,8 +67,9 @@ class Sweep:
         self._under_way: dict[Future[Ended], int] = {}
 
     def carry_out(self, executor: Executor, deadline: float | None = None) -> int:
-        """Carry out the runs that are missing; return 0 if all are done, 1 if some failed, 3 if some are left.
+        """Carry out the runs that are missing; return the exit code.
 
+        It is 0 if all are done, 1 if some failed or are too short, 3 if some are left.
         SIGTERM and SIGINT stop the runs at their checkpoints, a second SIGINT at once.
 
         Parameters
@@ -92,11 +94,21 @@ class Sweep:
         for number, state in enumerate(self.states):
             if state.kind == RUNNING:  # by somebody else, who may have ended since
                 self.states[number] = self._look(number) or self.states[number]
-        if self._stops(stop, deadline) and any(state.kind not in (DONE, FAILED) for state in self.states):
+        self.remove_checkpoints()
+        kinds = {state.kind for state in self.states}
+        if self._stops(stop, deadline) and kinds - {DONE, FAILED, SHORT}:
             return STOPPED
-        if self.failures:
+        if self.failures or SHORT in kinds:
             return 1
-        return 0 if all(state.kind == DONE for state in self.states) else STOPPED
+        return 0 if kinds == {DONE} else STOPPED
+
+    def remove_checkpoints(self) -> None:
+        """Remove those of runs that are done, whoever has carried them out."""
+        if self.keep_checkpoints:
+            return
+        for run, state in zip(self.runs, self.states, strict=True):
+            if state.kind == DONE:
+                remove(checkpoint_folder(run.log(self.folder)))
 
     def _stops(self, stop: StopRequest, deadline: float | None) -> bool:
         return stop.asked or (deadline is not None and time.monotonic() >= deadline)

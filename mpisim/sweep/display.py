@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mpisim.sweep.expansion import Run
-from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, KINDS, RUNNING, State
+from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, KINDS, RUNNING, SHORT, State
 from mpisim.sweep.time_left import seconds_left
 from mpisim.units import plain_seconds
 
@@ -45,12 +45,14 @@ def status(runs: Sequence[Run], states: Sequence[State], folder: Path, jobs: int
     lines = [f"{counted(len(runs))} in {folder}"]
     for kind in KINDS:
         of_kind = [(run, state) for run, state in zip(runs, states, strict=True) if state.kind == kind]
+        if kind == SHORT and not of_kind:  # rare
+            continue
         lines.append(f"{kind:<11}  {len(of_kind):>5,}")
-        if kind in (RUNNING, INTERRUPTED, FAILED):
+        if kind in (RUNNING, INTERRUPTED, SHORT, FAILED):
             lines += [f"    {run.index}  {run.name}: {_where(run, state)}" for run, state in of_kind[:MOST_NAMED]]
             if len(of_kind) > MOST_NAMED:
                 lines.append(f"    and {len(of_kind) - MOST_NAMED:,} more")
-    if all(state.kind == DONE for state in states):
+    if all(state.kind in (DONE, SHORT) for state in states):
         return "\n".join(lines)
     left = seconds_left(runs, states, jobs)
     at_a_time = "one run at a time" if jobs == 1 else f"{jobs} runs at a time"
@@ -61,7 +63,17 @@ def status(runs: Sequence[Run], states: Sequence[State], folder: Path, jobs: int
 def _where(run: Run, state: State) -> str:
     if state.kind == FAILED:
         return state.words.splitlines()[0]
+    if state.kind == SHORT:
+        return too_short(run, state).removeprefix(f"{run.name} has ")
     return f"{state.num_rounds} of {run.config.rounds} rounds"
+
+
+def too_short(run: Run, state: State) -> str:
+    """Return a line on a run that is done with fewer rounds than it should have."""
+    return (
+        f"{run.name} has {state.num_rounds} rounds of {run.config.rounds}, and its checkpoints are gone"
+        " (--keep-checkpoints keeps them): move its log away to play it anew"
+    )
 
 
 class Progress:

@@ -18,7 +18,7 @@ from mpisim.learning.device import choose_device
 from mpisim.memory import predicted_memory
 from mpisim.sweep.display import counted
 from mpisim.sweep.expansion import Run
-from mpisim.sweep.state import DONE, State
+from mpisim.sweep.state import DONE, SHORT, State
 from mpisim.units import plain_seconds
 
 MATTERS = ("checkpoint_every", "placement", "rounds", "link_dropout")  # to a whole run, if not to a step
@@ -49,7 +49,7 @@ def estimate_sweep(
     InputError
         If a run's options, or the files they name, are wrong.
     """
-    left = [(run, state) for run, state in zip(runs, states, strict=True) if state.kind != DONE]
+    left = [(run, state) for run, state in zip(runs, states, strict=True) if state.kind not in (DONE, SHORT)]
     if not left:
         return f"nothing is left of {counted(len(runs))}"
     configs = [dataclasses.replace(run.config, output=str(run.log(folder)), resume=True, **given) for run, _ in left]

@@ -10,6 +10,8 @@ from typing import Any
 
 from mpisim.config import Config
 from mpisim.errors import InputError
+from mpisim.graphs.files import FILE_KINDS
+from mpisim.graphs.generators import make_topology
 from mpisim.options import flag
 from mpisim.sweep.file import OPTIONS, Options, Rule, SweepFile
 from mpisim.sweep.names import TEMPLATE, axis_rank, run_name, value_texts
@@ -67,21 +69,60 @@ def expand(file: SweepFile) -> list[Run]:
     Raises
     ------
     InputError
-        If a rule is about no run, no run is left, a run's options are wrong, or two runs have the same name or options.
+        If a rule is about no run, no run is left, a run's options are wrong, its topology cannot be, or two runs have
+        the same name or options.
     """
     try:
         runs = list(_runs(file))
         _check_distinct(runs)
+        count_nodes(runs)
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from error
     return runs
 
 
+def chosen(runs: list[Run], index: int | None) -> list[Run]:
+    """Return the run of a number alone, or all.
+
+    Raises
+    ------
+    InputError
+        If there is none of this number.
+    """
+    if index is None:
+        return runs
+    if not 0 <= index < len(runs):
+        raise InputError(f"--index {index}: the sweep has the runs 0 to {len(runs) - 1}")
+    return [runs[index]]
+
+
+def count_nodes(runs: list[Run]) -> dict[str, int]:
+    """Return how many nodes each topology has, by what specifies it; without those of files that are not there yet.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be made or read.
+    """
+    first_of: dict[str, Run] = {}
+    for run in runs:
+        first_of.setdefault(run.config.topology, run)
+    counts = {}
+    for topology, run in first_of.items():
+        if Path(topology).suffix in FILE_KINDS and not Path(topology).exists():
+            continue  # its runs fail and are tried again, once it is there
+        try:
+            counts[topology] = make_topology(topology).num_nodes
+        except InputError as error:
+            raise InputError(f"run {run.name}: {error}") from error
+    return counts
+
+
 def _runs(file: SweepFile) -> Iterator[Run]:
     texts = {axis: value_texts(values) for axis, values in file.axes.items()}
     order = sorted(file.axes, key=lambda axis: axis_rank(file.axes[axis]))
-    for index, (chosen, options) in enumerate(_kept(file)):
-        values = {axis: texts[axis][number] for axis, number in zip(file.axes, chosen, strict=True)}
+    for index, (numbers, options) in enumerate(_kept(file)):
+        values = {axis: texts[axis][number] for axis, number in zip(file.axes, numbers, strict=True)}
         name = run_name([values[axis] for axis in order])
         try:
             filled = _filled(options)

@@ -131,8 +131,8 @@ def hosts_of(machine: str, ranks: int, jobs: int | None) -> list[str]:
     hosts = list(dict.fromkeys(lines))
     if len(hosts) < needed:
         raise InputError(
-            f"--machine {machine}: a run of {ranks} ranks needs {needed} hosts, and this job has {len(hosts)}: start it"
-            " within a PBS job that has them"
+            f"--machine {machine}: a run of {ranks} rank{'s' * (ranks != 1)} needs {needed} host{'s' * (needed != 1)},"
+            f" and this job has {len(hosts)}: start it within a PBS job that has {'it' if needed == 1 else 'them'}"
         )
     return hosts[: needed * min(jobs or len(hosts), len(hosts) // needed)]
 

@@ -12,10 +12,18 @@ from typing import Any
 from mpisim.decisive import decisive
 from mpisim.errors import InputError
 from mpisim.options import flag
+from mpisim.storage.checkpoint import checkpoint_folder, checkpoints
 from mpisim.sweep.expansion import Run
 
-DONE, RUNNING, INTERRUPTED, FAILED, TO_DO = KINDS = ("done", "running", "interrupted", "failed", "to do")
-LASTING = (DONE, RUNNING)  # states in which there is nothing to start
+DONE, RUNNING, INTERRUPTED, SHORT, FAILED, TO_DO = KINDS = (
+    "done",
+    "running",
+    "interrupted",
+    "too short",
+    "failed",
+    "to do",
+)
+LASTING = (DONE, RUNNING, SHORT)  # states in which there is nothing to start
 SECONDS = tuple(f"{part}_seconds" for part in ("train", "test", "exchange", "mix", "log"))
 
 
@@ -26,7 +34,8 @@ class State:
     Attributes
     ----------
     kind : one of KINDS
-        "running" is what somebody writes now, "interrupted" what has begun and is nobody's.
+        "running" is what somebody writes now, "interrupted" what has begun and is nobody's, "too short" what was
+        done with fewer rounds than are wanted now, and has no checkpoint to go on from.
     num_rounds : int
         In its log.
     seconds : float
@@ -79,6 +88,8 @@ def look(run: Run, folder: Path) -> State:
     _check_same(run, log, options, num_rounds)
     if status == "complete" and num_rounds == run.config.rounds:
         return State(DONE, num_rounds, seconds)
+    if status == "complete" and not checkpoints(checkpoint_folder(log)):
+        return State(SHORT, num_rounds, seconds)  # to start it would be to lose its rounds
     return State(FAILED if words else INTERRUPTED, num_rounds, seconds, words)
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 from mpisim.sweep.expansion import Run
-from mpisim.sweep.state import DONE, State
+from mpisim.sweep.state import DONE, SHORT, State
 
 
 def seconds_left(runs: Sequence[Run], states: Sequence[State], jobs: int) -> float | None:
@@ -25,7 +25,7 @@ def seconds_left(runs: Sequence[Run], states: Sequence[State], jobs: int) -> flo
         return None
     total = 0.0
     for run, state in zip(runs, states, strict=True):
-        if state.kind != DONE:
+        if state.kind not in (DONE, SHORT):
             like = next(of_kind[key] for of_kind, key in zip(known, _likenesses(run), strict=True) if key in of_kind)
             total += sum(like) / len(like) * (run.config.rounds - state.num_rounds)
     return total / jobs
