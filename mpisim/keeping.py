@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -49,6 +50,12 @@ class Keeping:
     def begin_round(self) -> None:
         """Note that a round begins."""
         self._round_began = time.monotonic()
+
+    def time_left(self) -> float:
+        """Return for how many seconds the round that begins may go on: rank 0 looks at the walltime for all."""
+        if self.config.walltime is None or self.comm.rank != 0:
+            return math.inf
+        return self.config.walltime - process_age() - END_SECONDS
 
     def wants_to_stop(self) -> bool:
         """Return whether this rank wants the round that runs to be the last of this job."""

@@ -43,7 +43,7 @@ from mpisim.keeping import Keeping
 from mpisim.learning.device import synchronize
 from mpisim.memory import peak_memory
 from mpisim.nodes import Nodes
-from mpisim.ranks.stopping import StopRequest
+from mpisim.ranks.stopping import Stopped, StopRequest, no_longer_than
 from mpisim.ranks.waiting import Waiting
 from mpisim.results import RANK_FIGURES, EpochScores, Laps, ResultsGather, in_the_logs_order, round_shapes
 from mpisim.storage.log import Log
@@ -113,7 +113,7 @@ class Rounds:
         for round in range(first, self.config.rounds + 1):
             self.waiting.step = f"in round {round}"
             self.keeping.begin_round()
-            results = self._play_round(round)
+            results = self._play_in_time(round, log)
             if log is not None and display is not None:
                 self._log_round(round, results, log)
                 suffix = "" if self.config.moments["trained"] else AGGREGATED
@@ -129,6 +129,18 @@ class Rounds:
                 log.set_status("complete" if complete else "interrupted", final_values)
         self._free()
         return complete
+
+    def _play_in_time(self, round: int, log: Log | None) -> dict[str, np.ndarray]:
+        """Play one round; if it does not fit into the walltime, abandon it."""
+        reason = f"round {round} does not fit into --walltime {self.config.walltime}: it is abandoned; --resume goes on"
+        try:
+            with no_longer_than(self.keeping.time_left(), reason):
+                return self._play_round(round)
+        except Stopped:
+            if log is not None:
+                with writing(log.path):
+                    log.set_status("interrupted")
+            raise
 
     def _play_round(self, round: int) -> dict[str, np.ndarray]:
         """Play one round; return everybody's results on rank 0, and nothing elsewhere."""

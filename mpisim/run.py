@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             stop.stop_at_once()
             return _run(comm, sys.argv[1:] if arguments is None else arguments, stop)
-        except Stopped as signal_name:
-            stop_all(comm, str(signal_name))
+        except Stopped as reason:
+            stop_all(comm, str(reason))
             return 3
         except BaseException:  # whatever it is: the other ranks would wait for this one for ever
             abort(comm)

@@ -19,7 +19,7 @@ from mpisim.learning.device import choose_device, compute_deterministically
 from mpisim.opening import attributes, open_log
 from mpisim.plan import plan_rows
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
-from mpisim.ranks.startup import Place, abort, find_place
+from mpisim.ranks.startup import Place, abort, find_place, stop_all
 from mpisim.ranks.stopping import Stopped, StopRequest
 from mpisim.ranks.waiting import Waiting
 from mpisim.resuming import is_finished, newest_checkpoint
@@ -79,7 +79,8 @@ class Simulation:
         OSError
             If there is one rank, and the log or a checkpoint cannot be written.
         Stopped
-            On a rank that a signal has come to before the log is opened, if the caller's ``stop`` is at once.
+            On a rank that a signal has come to before the log is opened, if the caller's ``stop`` is at once; and if
+            there is one rank, and a round does not fit into the walltime.
         """
         began = False
         try:
@@ -94,7 +95,10 @@ class Simulation:
                 return path if self.complete else self._run(prepared, log, path, resumes, checkpoint)
         except BaseException as error:
             wrong_input = isinstance(error, InputError) and not began  # then every rank has it
-            if self.comm.size > 1 and not wrong_input and not isinstance(error, Stopped):
+            if isinstance(error, Stopped):
+                if began and self.comm.size > 1:
+                    stop_all(self.comm, str(error))
+            elif self.comm.size > 1 and not wrong_input:
                 abort(self.comm)
             raise
 

@@ -70,14 +70,14 @@ def faulty(
     return launch(folder, "mpiexec", "-n", ranks, *script, *KEPT, "--timeout", TIMEOUT, *options)
 
 
-def check_log(path: Path, at_least: int) -> None:
+def check_log(path: Path, at_least: int, status: str = "running") -> None:
     """Find out that a log opens and has whole rounds, from the first one on."""
     with h5py.File(path) as log:
         rounds = log["round"][:]
         assert len(rounds) >= at_least
         np.testing.assert_array_equal(rounds, np.arange(1, len(rounds) + 1))
         assert (log["iid_loss"][:] > 0).all()
-        assert log.attrs["status"] == "running"
+        assert log.attrs["status"] == status
 
 
 # A rank that fails.
@@ -186,6 +186,21 @@ def test_ranks_without_nodes_wait_longer_than_the_timeout_and_are_not_named(tmp_
     finished = faulty(tmp_path, 5, "train", 1, 2, "stop", "--topology", "ring:n=3")
     assert finished.returncode == 1, finished.stderr
     assert set(NO_ANSWER.findall(finished.stderr)) == {("rank 1", str(TIMEOUT), "in round 2")}
+
+
+# A round that does not fit into the walltime.
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_round_that_does_not_fit_is_abandoned_and_the_run_goes_on(
+    tmp_path: Path, undisturbed: dict[str, Any], rank: int
+) -> None:
+    finished = faulty(tmp_path, 2, "train", rank, 3, "linger", "--walltime", "20", "--timeout", "100")
+    assert finished.returncode == 3, finished.stderr
+    told = [line for line in finished.stderr.splitlines() if line.startswith("mpisim: ")]
+    assert told == ["mpisim: round 3 does not fit into --walltime 20.0: it is abandoned; --resume goes on"]
+    assert "Traceback" not in finished.stderr
+    check_it_goes_on(tmp_path, undisturbed, 2, "interrupted")
 
 
 # A signal before the first round.
@@ -308,9 +323,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results_of(folder / "disk/log.h5")
 
 
-def check_it_goes_on(folder: Path, undisturbed: dict[str, Any], num_logged: int) -> None:
+def check_it_goes_on(folder: Path, undisturbed: dict[str, Any], num_logged: int, status: str = "running") -> None:
     """Find out that the log and a checkpoint are whole, and that the run goes on from there to the same bits."""
-    check_log(folder / "disk/log.h5", at_least=num_logged)
+    check_log(folder / "disk/log.h5", at_least=num_logged, status=status)
     newest = checkpoints(folder / "disk/log.ckpt")[0]
     for shard in newest.shards:
         newest.verify(shard)

@@ -726,7 +726,15 @@ def test_a_run_stops_before_its_walltime(job):
     process = job(2, *ENDLESS, "--walltime", "15")
     assert check_interrupted(process) >= 1
     assert time.monotonic() - started < 15
-    assert main([*COMMON, "--quiet", "--resume", *ENDLESS, "--walltime", "0.1"]) == 3  # a round, and no more
+    with h5py.File("run.h5") as log:
+        before = len(log["round"])
+    process = job(1, "--resume", *ENDLESS, "--walltime", "0.1")  # no round fits
+    printed, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 3, printed + errors
+    told = f"mpisim: round {before + 1} does not fit into --walltime 0.1: it is abandoned; --resume goes on"
+    assert told in errors.splitlines()
+    with h5py.File("run.h5") as log:
+        assert (len(log["round"]), log.attrs["status"]) == (before, "interrupted")
 
 
 # Everything at once.

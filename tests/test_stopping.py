@@ -3,11 +3,12 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
 from mpisim.ranks import stopping
-from mpisim.ranks.stopping import Stopped, StopRequest
+from mpisim.ranks.stopping import Stopped, StopRequest, no_longer_than
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -36,7 +37,7 @@ def test_a_signal_stops_at_once_and_is_named_as_long_as_that_is_wanted(monkeypat
     with stop.listening():
         stop.stop_at_once()
         for _ in range(2):  # the first one may have met code that stops for nothing
-            with pytest.raises(Stopped, match=f"^{number.name}$"):
+            with pytest.raises(Stopped, match=f"^stopped by {number.name} before the first round$"):
                 os.kill(os.getpid(), number)
         assert stop.asked
         stop.only_note()
@@ -72,3 +73,19 @@ def test_in_another_thread_nothing_is_noted_and_nothing_fails():
     thread.start()
     thread.join()
     assert entered == [before]
+
+
+@pytest.mark.parametrize("seconds", [-3.0, 0.0, 0.05])
+def test_what_takes_longer_than_it_may_is_stopped_and_the_clock_put_back(seconds):
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(Stopped, match="late"), no_longer_than(seconds, "late"):
+        time.sleep(60)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("seconds", [30.0, 1e300, float("inf")])
+def test_what_ends_in_time_is_left_alone(seconds):
+    with no_longer_than(seconds, "late"):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] <= 30
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

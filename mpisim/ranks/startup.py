@@ -137,14 +137,14 @@ def abort(comm: MPI.Comm) -> None:
         _end_all(comm, 1, f"mpisim: {whose} failed:\n{traceback.format_exc()}")
 
 
-def stop_all(comm: MPI.Comm, signal_name: str) -> None:
-    """End every rank with code 3, for a signal that came to this one before there was anything to keep; say so.
+def stop_all(comm: MPI.Comm, reason: str) -> None:
+    """End every rank with code 3; say why.
 
-    As a rule it came to all, and rank 0 says it for them. Returns where there is one rank.
+    A signal comes to all as a rule, and rank 0 says it for them. Returns where there is one rank.
     """
     if comm.rank != 0:
         time.sleep(RANK_ZERO_SECONDS)
-    _end_all(comm, 3, f"mpisim: stopped by {signal_name} before the first round\n")
+    _end_all(comm, 3, f"mpisim: {reason}\n")
 
 
 def _end_all(comm: MPI.Comm, code: int, last_words: str) -> None:
