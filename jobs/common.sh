@@ -219,11 +219,16 @@ submit_link() { # its number, then further options of qsub
     CHAIN_LINK=$number qsub ${words[@]+"${words[@]}"} "$@" -v "$names" "$script"
 }
 
+list_checkpoints() {
+    { find "${OUTPUT%.h5}.ckpt" -mindepth 1 -maxdepth 1 2>/dev/null || true; } | sort
+}
+
 # Submits the next link before the run starts: PBS starts it even where this job is killed, unless it ends with 0.
 begin_link() {
     successor=
     if [[ -z ${CHAIN_LINK:-} ]]; then return; fi
     run+=(--resume)
+    kept=$(list_checkpoints)
     if ((CHAIN_LINK >= LINKS)); then
         row chain "link $CHAIN_LINK of $LINKS, the last"
     elif successor=$(submit_link $((CHAIN_LINK + 1)) -W "depend=afternotok:$PBS_JOBID"); then
@@ -233,9 +238,13 @@ begin_link() {
     fi
 }
 
-# The next link stays after 3, a stop at a checkpoint, and if PBS ends this job: what has failed would fail again.
+# The next link stays after 3, a stop at a checkpoint, and if PBS ends this job: what has failed would fail again, and
+# where a link's time was too short for a round, so would the next one's be.
 end_link() {
-    if [[ -n $successor && -z $terminated && $1 -ne 3 ]]; then
+    local stuck=
+    if [[ -n ${CHAIN_LINK:-} && $1 -eq 3 && -z $terminated && $(list_checkpoints) == "$kept" ]]; then stuck=yes; fi
+    if [[ -n $stuck ]]; then row chain "this link got no further than the one before: give a job more time"; fi
+    if [[ -n $successor && -z $terminated ]] && { [[ $1 -ne 3 ]] || [[ -n $stuck ]]; }; then
         qdel "$successor" || row chain "$successor cannot be deleted: qdel it"
     elif [[ -z $successor && -n ${CHAIN_LINK:-} && $1 -eq 3 ]]; then
         row chain "$OUTPUT is not complete: chain.sh goes on from its checkpoint"

@@ -132,7 +132,8 @@ class Rounds:
 
     def _play_in_time(self, round: int, log: Log | None) -> dict[str, np.ndarray]:
         """Play one round; if it does not fit into the walltime, abandon it."""
-        reason = f"round {round} does not fit into --walltime {self.config.walltime}: it is abandoned; --resume goes on"
+        too_long = f"round {round} does not fit into --walltime {self.config.walltime}"
+        reason = f"{too_long}: it is abandoned; --resume goes on, with more time"
         try:
             with no_longer_than(self.keeping.time_left(), reason):
                 return self._play_round(round)

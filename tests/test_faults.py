@@ -198,7 +198,8 @@ def test_a_round_that_does_not_fit_is_abandoned_and_the_run_goes_on(
     finished = faulty(tmp_path, 2, "train", rank, 3, "linger", "--walltime", "20", "--timeout", "100")
     assert finished.returncode == 3, finished.stderr
     told = [line for line in finished.stderr.splitlines() if line.startswith("mpisim: ")]
-    assert told == ["mpisim: round 3 does not fit into --walltime 20.0: it is abandoned; --resume goes on"]
+    reason = "round 3 does not fit into --walltime 20.0: it is abandoned; --resume goes on, with more time"
+    assert told == [f"mpisim: {reason}"]
     assert "Traceback" not in finished.stderr
     check_it_goes_on(tmp_path, undisturbed, 2, "interrupted")
 

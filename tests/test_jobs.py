@@ -47,9 +47,14 @@ elif answer in ("3 at SIGTERM", "killed by SIGTERM"):
         signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
     (folder / "ready").touch()
     signal.pause()
+elif answer == "3 without a round":
+    sys.exit(3)
 elif isinstance(answer, str):
     print(answer)
 else:
+    if answer == 3 and "--output" in sys.argv:  # stopped at a checkpoint
+        checkpoints = Path(sys.argv[sys.argv.index("--output") + 1]).with_suffix(".ckpt")
+        (checkpoints / str(len(list(checkpoints.glob("*"))))).mkdir(parents=True)
     sys.exit(answer)
 """
 
@@ -656,10 +661,11 @@ def test_a_chain_of_real_runs_completes_the_log_round_by_round(site):
     site.with_real("python")
     site.answer("qsub", "1.pbs", "2.pbs", "3.pbs", "4.pbs")
     # Polaris' eight words on hosts and cores are not for the launcher that is here.
-    site.commands.joinpath("mpiexec").write_text(f'#!/bin/bash\nexec {mpiexec} -n "$2" "${{@:9}}"\n')
+    one_round = Path(__file__).with_name("one_round.py")
+    command = f'exec {mpiexec} -n "$2" "$9" python "{one_round}" "${{@:13}}"'
+    site.commands.joinpath("mpiexec").write_text(f"#!/bin/bash\n{command}\n")
     tiny = "--topology ring:n=4 --rounds 3 --epochs 1 --train-samples 100 --test-samples 60"
-    short = "--walltime 5"  # mpisim keeps as much for the end alone: no link plays a second round
-    start_chain(site, "jobs/polaris.pbs", ARGUMENTS=f"{tiny} {short}", RANKS_PER_NODE="1")
+    start_chain(site, "jobs/polaris.pbs", ARGUMENTS=tiny, RANKS_PER_NODE="1")
     site.node_file.write_text("localhost\n")
     assert site.play() == [3, 3, 0]
     with h5py.File(site.project / "my results/log.h5") as log:
@@ -687,6 +693,15 @@ def test_links_hand_on_what_they_were_given_for_the_ranks_and_not_what_is_true_o
 def test_a_chain_stops_where_a_link_fails(site, codes):
     site.answer("qsub", "1.pbs", "2.pbs", "3.pbs", "4.pbs")
     site.answer("mpiexec", *codes)
+    start_chain(site, "jobs/aurora.pbs")
+    assert site.play() == codes
+    assert [call["arguments"] for call in site.calls("qdel")] == [[f"{len(codes) + 1}.pbs"]]
+
+
+@pytest.mark.parametrize("codes", [[3], [3, 3]])
+def test_a_chain_stops_where_a_link_gets_no_further(site, codes):
+    site.answer("qsub", "1.pbs", "2.pbs", "3.pbs", "4.pbs")
+    site.answer("mpiexec", *codes[1:], "3 without a round")
     start_chain(site, "jobs/aurora.pbs")
     assert site.play() == codes
     assert [call["arguments"] for call in site.calls("qdel")] == [[f"{len(codes) + 1}.pbs"]]

@@ -731,7 +731,8 @@ def test_a_run_stops_before_its_walltime(job):
     process = job(1, "--resume", *ENDLESS, "--walltime", "0.1")  # no round fits
     printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, printed + errors
-    told = f"mpisim: round {before + 1} does not fit into --walltime 0.1: it is abandoned; --resume goes on"
+    reason = f"round {before + 1} does not fit into --walltime 0.1"
+    told = f"mpisim: {reason}: it is abandoned; --resume goes on, with more time"
     assert told in errors.splitlines()
     with h5py.File("run.h5") as log:
         assert (len(log["round"]), log.attrs["status"]) == (before, "interrupted")
