@@ -115,6 +115,15 @@ show_ranks() {
     row ranks "$2, $(($2 / $1)) on each host"
 }
 
+check_variables() { # which of them go together
+    local name
+    if [[ -z ${SWEEP:-} ]]; then return; fi
+    for name in CONFIG OUTPUT ARGUMENTS; do
+        [[ -z ${!name:-} ]] || refuse "$name: is for one experiment: the sweep file has the options of its runs (SWEEP)"
+    done
+    [[ ${PBS_ARRAY_INDEX:-0} =~ ^[0-9]+$ ]] || refuse "PBS_ARRAY_INDEX=$PBS_ARRAY_INDEX: must be the number of a run"
+}
+
 count_ranks_per_host() { # the default, which is the most a host takes
     local wanted=${RANKS_PER_NODE:-$1}
     if [[ ! $wanted =~ ^[1-9][0-9]{0,3}$ ]] || ((wanted > $1)); then
@@ -124,8 +133,10 @@ count_ranks_per_host() { # the default, which is the most a host takes
 }
 
 count_hosts() { # PBS may name a host once for each of its chunks
-    sort -u -- "${PBS_NODEFILE:?is set by PBS: submit this script with qsub}" | grep -c . ||
-        refuse "PBS_NODEFILE=$PBS_NODEFILE: names no host"
+    local file=${PBS_NODEFILE:-}
+    [[ -n $file ]] || refuse "PBS_NODEFILE: is set by PBS: submit this script with qsub"
+    [[ -r $file && ! -d $file ]] || refuse "PBS_NODEFILE=$file: cannot be read, and PBS names the job's hosts there"
+    sort -u -- "$file" | grep -c . || refuse "PBS_NODEFILE=$file: names no host"
 }
 
 seconds_of() { # 3600, 60:00 and 01:00:00 are an hour
@@ -164,13 +175,15 @@ add_walltime() {
 # Runs the experiment, or runs of a sweep, on the hosts of the job, and ends with the exit code.
 launch() {
     local machine=$1 per_host num_hosts num_ranks code=0
+    check_variables
     per_host=$(count_ranks_per_host "$2")
     shift 2
     num_hosts=$(count_hosts)
     num_ranks=$((num_hosts * per_host))
+    local on_disk=--no-download # there is no route from here: what is missing is to be one line, not a wait
     local launcher=(mpiexec -n "$num_ranks" --ppn "$per_host" "$@")
     if [[ -n ${SWEEP:-} ]]; then # it starts mpiexec itself
-        run=(python -m mpisim.sweep "$SWEEP" --run)
+        run=(python -m mpisim.sweep "$SWEEP" --run "$on_disk")
         if [[ -n ${PBS_ARRAY_INDEX:-} ]]; then # one run, which has all hosts
             run+=(--index "$PBS_ARRAY_INDEX" --ranks "$num_ranks")
             run+=(--launcher "mpiexec -n {ranks}$(printf ' %q' "${launcher[@]:3}")")
@@ -185,7 +198,7 @@ launch() {
             check_sweep 1 "$per_host"
         fi
     else
-        make_run --no-download # no route from here: what is not on disk is one line, not a wait
+        make_run "$on_disk"
         check_run "$num_hosts" "$num_ranks"
     fi
     add_walltime
@@ -220,7 +233,9 @@ submit_link() { # its number, then further options of qsub
 }
 
 list_checkpoints() {
-    { find "${OUTPUT%.h5}.ckpt" -mindepth 1 -maxdepth 1 2>/dev/null || true; } | sort
+    local log
+    log=$(readlink -m -- "$OUTPUT") # where a link leads to, the checkpoints are
+    { find "${log%.h5}.ckpt" -mindepth 1 -maxdepth 1 2>/dev/null || true; } | sort
 }
 
 # Submits the next link before the run starts: PBS starts it even where this job is killed, unless it ends with 0.

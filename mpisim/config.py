@@ -25,6 +25,7 @@ DEVICES = ("auto", "cpu", "cuda", "xpu")
 PLACEMENTS = ("contiguous", "mincut")
 WIRES = ("float32", "bfloat16")
 TRANSPORTS = ("mpi", "device")
+OF_ESTIMATES = ("ranks_per_host", "latency", "bandwidth")  # options that tell an estimate of the machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +257,17 @@ class Config:
             raise InputError("--overwrite and --resume: give one of them")
         if self.overwrite and self.output is None:
             raise InputError("--overwrite: needs --output, without it a run takes the next free name")
+
+    def check_ood_nodes(self, num_nodes: int) -> None:
+        """Raise the InputError of OOD nodes that a topology of so many nodes does not have."""
+        if self.ood == "none":
+            if self.ood_node is not None or self.ood_rank is not None:
+                raise InputError("--ood-node and --ood-rank: no node is out of distribution with --ood none")
+        elif (self.ood_rank or 1) > num_nodes:
+            raise InputError(f"--ood-rank {self.ood_rank}: {self.topology} has {num_nodes} nodes")
+        for node in self.ood_node or ():
+            if node >= num_nodes:
+                raise InputError(f"--ood-node {node}: {self.topology} has the nodes 0…{num_nodes - 1}")
 
     @property
     def exchanges(self) -> int:

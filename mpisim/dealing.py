@@ -78,18 +78,11 @@ def choose_ood_nodes(config: Config, topology: Topology) -> list[int]:
     InputError
         If the topology has no such node.
     """
+    config.check_ood_nodes(topology.num_nodes)
     if config.ood == "none":
-        if config.ood_node is not None or config.ood_rank is not None:
-            raise InputError("--ood-node and --ood-rank: no node is out of distribution with --ood none")
         return []
     if config.ood_node is None:
-        rank = config.ood_rank or 1
-        if rank > topology.num_nodes:
-            raise InputError(f"--ood-rank {rank}: {config.topology} has {topology.num_nodes} nodes")
-        return [int(topology.nodes_by_degree()[rank - 1])]
-    for node in config.ood_node:
-        if node >= topology.num_nodes:
-            raise InputError(f"--ood-node {node}: {config.topology} has the nodes 0…{topology.num_nodes - 1}")
+        return [int(topology.nodes_by_degree()[(config.ood_rank or 1) - 1])]
     return sorted(set(config.ood_node))
 
 

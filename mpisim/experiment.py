@@ -32,7 +32,7 @@ from mpisim.graphs.strategies import mixing_rule
 from mpisim.graphs.topology import Topology
 from mpisim.learning.parameters import StateLayout
 from mpisim.models import catalog
-from mpisim.resuming import check_same_content, check_same_experiment, existing_log, is_taken
+from mpisim.resuming import check_same_content, check_same_experiment, existing_log, is_taken, named_output
 from mpisim.storage.checkpoint import checkpoint_folder
 from mpisim.storage.log import is_log
 
@@ -207,7 +207,7 @@ def free_output(config: Config) -> Path:
     if config.resume and (path := existing_log(config)) is not None:
         return path
     if config.output is not None:
-        return Path(config.output)
+        return named_output(config.output)
     number, path = 1, Path("results") / f"{config.name}.h5"
     while is_taken(path):
         number += 1

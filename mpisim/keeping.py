@@ -20,6 +20,9 @@ from mpisim.storage.checkpoint import Checkpoint, Shard, checkpoint_folder, comm
 
 # How much longer than the longest so far a round or a checkpoint may take, and what the end of a job takes besides.
 SLOWER, END_SECONDS = 1.25, 5.0
+# A round that is not over before the walltime though it has so much time, and as often what the longest took, is lost
+# with all since the last checkpoint: whatever begins later finds one of the round before.
+RISK_SECONDS, RISK_ROUNDS = 60.0, 4
 
 
 class Keeping:
@@ -66,14 +69,30 @@ class Keeping:
         another = round_seconds + SLOWER * 2 * self._longest_save + END_SECONDS
         return self.stop.asked or process_age() + another > self.config.walltime
 
-    def end_round(self, round: int, stops: bool) -> None:
-        """Note that a round is over, and write a checkpoint if one is due. Collective."""
+    def wants_to_save(self) -> bool:
+        """Return whether this rank wants a checkpoint, since the next round may have to be abandoned."""
+        if self.config.walltime is None or self.comm.rank != 0:
+            return False
+        so_far = time.monotonic() - self._round_began
+        at_risk = max(RISK_SECONDS, RISK_ROUNDS * max(self._longest_round, so_far))
+        return process_age() + at_risk + END_SECONDS > self.config.walltime
+
+    def end_round(self, round: int, stops: bool, saves: bool) -> bool:
+        """Note that a round is over, and write a checkpoint if one is due; return whether it was. Collective.
+
+        Parameters
+        ----------
+        stops, saves : bool
+            What the ranks have agreed on: that this is the last round, that there be a checkpoint of it.
+        """
         self._longest_round = max(self._longest_round, time.monotonic() - self._round_began)
         every = self.config.checkpoint_every
-        if stops or round == self.config.rounds or (every and round % every == 0):
-            started = time.monotonic()
-            self._save(round)
-            self._longest_save = max(self._longest_save, time.monotonic() - started)
+        if not (stops or saves or round == self.config.rounds or (every and round % every == 0)):
+            return False
+        started = time.monotonic()
+        self._save(round)
+        self._longest_save = max(self._longest_save, time.monotonic() - started)
+        return True
 
     def _save(self, round: int) -> None:
         folder = checkpoint_folder(self.log_path)

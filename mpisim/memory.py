@@ -12,7 +12,7 @@ import torch
 
 from mpisim.dealing import dataset_of
 from mpisim.exchange.rows import WIRES
-from mpisim.exchange.transport import HELD, choose_transport
+from mpisim.exchange.transport import HELD, Transport, choose_transport
 from mpisim.experiment import Experiment, make_model
 from mpisim.learning.batches import padded_batch_size
 from mpisim.learning.engine import choose_engine
@@ -66,6 +66,14 @@ def models_memory(experiment: Experiment, device: torch.device) -> list[tuple[in
         rows = num_own * row + plan.memory(experiment.num_columns, WIRES[config.wire], held)
         found.append((rows, (copies + states) * row))
     return found
+
+
+def staging_memory(experiment: Experiment, transport: Transport) -> int:
+    """Return the pinned memory of its host that a rank will need at the most, in bytes, for models of its device."""
+    if transport.way != "staged":
+        return 0
+    wire = WIRES[experiment.config.wire]
+    return max(plan.staged(experiment.num_columns, wire) for plan in experiment.plans)
 
 
 def predicted_memory(experiment: Experiment, device: torch.device) -> int:

@@ -30,14 +30,16 @@ def open_log(experiment: Experiment, places: list[dict[str, str | int]], held: E
         If it cannot be made.
     """
     config = experiment.config
-    path = existing_log(config) if config.resume or config.overwrite else None
-    with writing(path or free_output(config)):
-        if path is not None:
+    resumes = config.resume and existing_log(config) is not None
+    is_named = resumes or config.output is not None
+    path = free_output(config)
+    with writing(path):
+        if is_named:  # before anything is made or replaced: another run may be about to
             held.enter_context(locked(path))
-        if path is not None and config.resume:
+        if resumes:
             return Log(path), True
         log = _create_log(experiment, places)
-        if path is None:
+        if not is_named:
             held.enter_context(locked(log.path))
         remove(checkpoint_folder(log.path))  # of a run whose log was here before
     return log, False

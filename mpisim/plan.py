@@ -48,7 +48,7 @@ def plan_rows(
         ("engine", _engine(experiment, device)),
         ("ranks", _ranks(experiment, places)),
         ("messages", _messages(experiment, transport.described(device))),
-        ("memory", named_memory(experiment, places, device)),
+        ("memory", named_memory(experiment, places, device, transport)),
         ("log", str(free_output(config)) + (" (not written: --dry-run)" if config.dry_run else "")),
     ]
     rows += [("note", text) for text in [transport.notice, *notes(experiment)] if text]

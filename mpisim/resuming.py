@@ -18,7 +18,8 @@ from mpisim.options import flag
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
 from mpisim.ranks.waiting import Waiting
 from mpisim.storage.checkpoint import MANIFEST, BadCheckpoint, Checkpoint, Shard, checkpoint_folder, checkpoints
-from mpisim.storage.log import is_log
+from mpisim.storage.image import maxshape
+from mpisim.storage.log import SCHEMA_VERSION, is_log
 from mpisim.storage.variables import VARIABLES, logged_variables
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def existing_log(config: Config) -> Path | None:
     """Return the log to go on with: --output or, without it, the last one of the run's name; None if there is none."""
     if config.output is not None:
-        path = Path(config.output)
+        path = named_output(config.output)
         return path if os.path.lexists(path) else None
     number, found = 1, None
     path = Path("results") / f"{config.name}.h5"
@@ -36,6 +37,12 @@ def existing_log(config: Config) -> Path | None:
         number, found = number + 1, path
         path = Path("results") / f"{config.name}-{number}.h5"
     return found
+
+
+def named_output(output: str) -> Path:
+    """Return where a log of this name lies, and its checkpoints with it: where a link leads to."""
+    path = Path(output)
+    return path.resolve() if path.is_symlink() else path
 
 
 def is_taken(path: Path) -> bool:
@@ -59,8 +66,14 @@ def check_same_experiment(config: Config, path: Path) -> None:
     with h5py.File(path, "r") as file:
         try:
             logged, num_rounds = dict(json.loads(file.attrs["config"])), len(file["round"])
+            version = int(file.attrs["schema_version"])
         except (KeyError, ValueError, TypeError, OSError, RecursionError) as error:
             raise InputError(f"{path}: does not say which options it was made with: it cannot be resumed") from error
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{path}: is of schema version {version}, and this mpisim writes {SCHEMA_VERSION}: go on with the one"
+                " that began it"
+            )
         wanted, before = decisive(config.as_dict()), decisive(logged)
         wrong = _damage(file, config) if wanted == before else ""
     differing = [name for name in wanted if wanted[name] != before.get(name)]
@@ -89,12 +102,16 @@ def _damage(file: h5py.File, config: Config) -> str:
         if not isinstance(file.get(name), h5py.Dataset) or file[name].ndim != 1:
             return f"the dimension {name} is missing"
         sizes[name] = len(file[name])
+        if name in ("round", "rank") and file[name].maxshape != (None,):
+            return f"the dimension {name} cannot grow"
     for name, variable in variables.items():
         if not isinstance(file.get(name), h5py.Dataset):
             return f"the variable {name} is missing"
-        shape = tuple(sizes[dim] for dim in variable.dims)
-        if (file[name].shape, file[name].dtype) != (shape, np.dtype(variable.dtype)):
-            return f"the variable {name} is {file[name].dtype} of shape {file[name].shape}, not of {shape}"
+        shape, dtype = tuple(sizes[dim] for dim in variable.dims), np.dtype(variable.dtype)
+        if (file[name].shape, file[name].dtype) != (shape, dtype):
+            return f"the variable {name} is {file[name].dtype} of shape {file[name].shape}, not {dtype} of {shape}"
+        if file[name].maxshape != maxshape(variable, shape):
+            return f"the variable {name} cannot grow"
     try:
         rounds = file["round"][:]
     except OSError:
@@ -129,7 +146,7 @@ def check_same_content(path: Path, hashes: dict[str, str]) -> None:
 def is_finished(config: Config, path: Path, found: Checkpoint | None) -> bool:
     """Return whether a log has all rounds and final values, and no checkpoint that the run could go on from.
 
-    A run that was killed before its first checkpoint was due begins anew. No other loses rounds that are logged.
+    A run that was killed before it wrote its first checkpoint begins anew. No other loses rounds that are logged.
 
     Parameters
     ----------
@@ -145,13 +162,11 @@ def is_finished(config: Config, path: Path, found: Checkpoint | None) -> bool:
 
     with h5py.File(path, "r") as file:
         num_rounds, complete = len(file["round"]), str(file.attrs.get("status")) == "complete"
-        every = json.loads(file.attrs["config"]).get("checkpoint_every", Config.checkpoint_every)
+        had_one = file.attrs.get("checkpoint_round") != 0  # of an older log, which does not say, too
     if complete and num_rounds == config.rounds and (found is None or found.round < num_rounds):
         return True
     folder = checkpoint_folder(path)
-    due = num_rounds > every > 0 if isinstance(every, int) else True  # what nobody wrote, excuses nothing
-    was_due = complete or due or any(folder.glob(f"round-*/{MANIFEST}"))
-    if found is None and num_rounds and was_due:
+    if found is None and num_rounds and (had_one or any(folder.glob(f"round-*/{MANIFEST}"))):
         raise InputError(
             f"--resume: {path} has {num_rounds} rounds, but no whole checkpoint is in {folder}: put one back, or begin"
             f" anew with --output {path} --overwrite"

@@ -118,7 +118,8 @@ class Rounds:
                 self._log_round(round, results, log)
                 suffix = "" if self.config.moments["trained"] else AGGREGATED
                 display.round(round, results[f"iid_accuracy{suffix}"], results[f"ood_accuracy{suffix}"])
-            self.keeping.end_round(round, self.consensus.stops)
+            if self.keeping.end_round(round, self.consensus.stops, self.consensus.saves) and log is not None:
+                log.note_checkpoint(round)
             complete = round == self.config.rounds
             if self.consensus.stops:
                 break
@@ -157,7 +158,7 @@ class Rounds:
         laps.lap("train")
 
         self.exchange.send()
-        self.consensus.start(self.keeping.wants_to_stop())
+        self.consensus.start(self.keeping.wants_to_stop(), self.keeping.wants_to_save())
         laps.lap("exchange")
 
         if moments["trained"]:

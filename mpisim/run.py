@@ -75,6 +75,7 @@ def _run(comm: Any, arguments: Sequence[str], stop: StopRequest) -> int:
         waiting.timeout = config.timeout
         if config.estimate is not None:
             return _estimate(comm, config)
+        _check_no_estimate(config)
         stop.only_note()  # while torch loads, whose C++ crashes at an exception out of nowhere
         from mpisim.simulation import Simulation
 
@@ -95,6 +96,15 @@ def _run(comm: Any, arguments: Sequence[str], stop: StopRequest) -> int:
         stopped = "" if simulation.complete else "\nstopped at a checkpoint: the same command with --resume goes on"
         Display(config.rounds, config.quiet).line(f"\n{as_text(summarize(path))}\nlook at it: {command}{stopped}")
     return 0 if path is None or simulation.complete else 3
+
+
+def _check_no_estimate(config: Any) -> None:
+    from mpisim.config import OF_ESTIMATES
+    from mpisim.options import flag
+
+    for name in OF_ESTIMATES:
+        if getattr(config, name) is not None:
+            raise InputError(f"{flag(name)}: is for --estimate")
 
 
 def _estimate(comm: Any, config: Any) -> int:

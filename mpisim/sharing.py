@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from mpisim.errors import InputError
+from mpisim.exchange.transport import HOST, Transport
 from mpisim.experiment import Experiment
 from mpisim.learning.device import device_identity, device_name, free_memory
 from mpisim.learning.engine import choose_engine
-from mpisim.memory import models_memory, predicted_memory
+from mpisim.memory import models_memory, predicted_memory, staging_memory
 from mpisim.ranks.waiting import named_ranks
 from mpisim.units import plain_bytes
 
@@ -57,7 +58,7 @@ def named_devices(places: Places) -> str:
     return f"{', '.join(sorted(names))}; {many} ranks share {which}"
 
 
-def named_memory(experiment: Experiment, places: Places, device: torch.device) -> str:
+def named_memory(experiment: Experiment, places: Places, device: torch.device, transport: Transport = HOST) -> str:
     """Return what the plan says of memory."""
     needed = predicted_memory(experiment, device)
     if device.type == "cpu":
@@ -67,7 +68,11 @@ def named_memory(experiment: Experiment, places: Places, device: torch.device) -
     free = _free(places, tightest)
     doubt = ", which may not suffice" if needed * len(tightest) > free else ""
     shared = f" for {len(tightest)} ranks" if len(tightest) > 1 else ""
-    return f"up to {plain_bytes(needed)} of the device for each rank; {plain_bytes(free)} are free{shared}{doubt}"
+    staging = staging_memory(experiment, transport)
+    pinned = f"; up to {plain_bytes(staging)} of pinned host memory for each rank" if staging else ""
+    return (
+        f"up to {plain_bytes(needed)} of the device for each rank; {plain_bytes(free)} are free{shared}{doubt}{pinned}"
+    )
 
 
 def check_memory(experiment: Experiment, places: Places, device: torch.device) -> None:

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import h5py  # noqa: F401
-import sklearn.datasets  # noqa: F401
 from mpi4py import MPI
 
 import mpisim.arguments

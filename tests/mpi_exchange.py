@@ -239,8 +239,11 @@ def check_an_exchange_holds_what_its_plan_says(comm, folder):
                 parameters = rows_of(plan.own, 1000)
                 exchange, _ = exchange_of(comm, plan, parameters, carry, wire)
                 tensors = [value for value in vars(exchange).values() if isinstance(value, torch.Tensor)]
-                if way in ("buffers", "link"):  # of staged ones, the buffers are in the host's memory
+                if way in ("buffers", "link"):
                     tensors += buffers_of(exchange)
+                if way == "staged":  # the buffers are in the host's memory, where torch takes powers of two
+                    sizes = [buffer.untyped_storage().nbytes() for buffer in buffers_of(exchange)]
+                    assert sum(1 << (size - 1).bit_length() for size in sizes) == plan.staged(1000, WIRES[wire])
                 held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
                 held.pop(parameters.untyped_storage().data_ptr())
                 assert sum(held.values()) == plan.memory(1000, WIRES[wire], HELD[way]), (way, wire, plan)

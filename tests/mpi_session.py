@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import mpi_copies
 import mpi_exchange
 import mpi_transport
 import numpy as np
@@ -281,7 +282,7 @@ def check_wrong_input_is_every_ranks_exception(comm, folder):
 ONLY_AT = {"every_strategy_on_images_and_text": 2}  # numbers of ranks, of checks that take long
 CHECKS = {
     name.removeprefix("check_"): check
-    for name, check in (vars(mpi_exchange) | globals() | vars(mpi_transport)).items()
+    for name, check in (vars(mpi_exchange) | globals() | vars(mpi_transport) | vars(mpi_copies)).items()
     if name.startswith("check_")
 }
 

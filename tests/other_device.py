@@ -82,6 +82,8 @@ class OtherDevice(TorchDispatchMode):
         ):
             raise RuntimeError(f"{func}: tensors on the host and on the device")
         given = kwargs if wanted is None else kwargs | {"device": "cpu"}
+        if kwargs.get("pin_memory"):  # which takes a driver
+            given = given | {"pin_memory": False}
         result = func(*tree_map(held, args), **tree_map(held, given))
         if not result_there or func is ATEN._local_scalar_dense.default:
             return result

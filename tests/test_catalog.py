@@ -35,7 +35,7 @@ def test_the_catalog_has_these_models():
     assert set(MODELS) == FOR_ANY_IMAGE | FOR_32X32 | FOR_TEXT
 
 
-@pytest.mark.parametrize("input_shape, fitting", FITTING.items(), ids=str)
+@pytest.mark.parametrize("input_shape, fitting", FITTING.items(), ids=map(str, FITTING))
 def test_a_model_is_made_for_data_that_it_fits_and_refused_for_other_data(input_shape, fitting):
     is_text = len(input_shape) == 1
     with torch.device("meta"):  # shapes without memory

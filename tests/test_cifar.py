@@ -294,7 +294,7 @@ def test_without_files_and_download_the_error_says_where_to_put_them(tmp_path, n
         load_dataset(name, folder, download=False)
     assert str(raised.value) == (
         f"{CLASSES[name]}: {folder / FOLDERS[name]} lacks {', '.join(FILES[name])}: put it there,"
-        f" or {ARCHIVES[name]} into {folder}, or leave out --no-download"
+        f" or {ARCHIVES[name]} into {folder}, or have it fetched by a run without --no-download (--dry-run is enough)"
     )
     assert not everything_below(tmp_path)
 

@@ -3,6 +3,7 @@
 On a device that is not there, but notes each copy and refuses to mix its tensors with the host's.
 """
 
+import math
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -10,16 +11,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mpi4py import MPI
 from other_device import DEVICE, Crossing, OtherDevice
 from test_options import noisy_model
 
 from mpisim import Config
 from mpisim.briefing import _packet, _part
 from mpisim.data.shards import pack
+from mpisim.exchange.consensus import MAX_COORDINATES, Consensus
 from mpisim.exchange.mixing import mix
 from mpisim.experiment import decide
 from mpisim.models.catalog import MODELS, Model
 from mpisim.nodes import Nodes
+from mpisim.ranks.waiting import Waiting
 
 NUM_NODES, NUM_EPOCHS, BATCH_SIZE, NUM_LABELS = 4, 2, 16, 10
 SMALL = {"topology": f"ring:n={NUM_NODES}", "epochs": NUM_EPOCHS, "train_samples": 100, "test_samples": 40, "rounds": 2}
@@ -119,6 +123,36 @@ def test_what_is_drawn_comes_as_indices(engine, tmp_path, monkeypatch):
     come = [copy for copy in copies["train"] if not copy.to_host]
     assert {copy.dtype for copy in come} == {torch.int64}
     assert not [copy for name in ("test", "mix") for copy in copies[name] if not copy.to_host]
+
+
+@pytest.mark.parametrize("num_columns", [7, 40_000, 90_000])
+def test_the_consensus_distance_is_the_same_bits_on_a_device_and_copies_no_models(num_columns):
+    """Blocks are larger there; the sum of squares is that of math.fsum but for rounding."""
+    num_nodes = 30
+    X = torch.from_numpy(np.random.default_rng(0).standard_normal((num_nodes, num_columns)).astype(np.float32))
+
+    def distances(rows):
+        consensus = Consensus(MPI.COMM_SELF, rows, num_nodes)
+        consensus.start()
+        return consensus.finish(Waiting()), consensus.coordinates
+
+    expected, coordinates = distances(X)
+    with OtherDevice() as there:
+        rows = X.to(DEVICE)
+        there.take()
+        found, _ = distances(rows)
+    np.testing.assert_array_equal(found, expected)
+    seen = X.double().numpy()[:, coordinates.numpy()]
+    mean = [math.fsum(column) / num_nodes for column in seen.T]
+    for row, distance in list(zip(seen, found, strict=True))[::10]:
+        assert distance == pytest.approx(math.fsum((row - mean) ** 2), rel=1e-8)
+    count = min(num_columns, MAX_COORDINATES)
+    assert there.crossings == [
+        Crossing(False, torch.int64, count),  # which columns to look at, once
+        Crossing(True, torch.int64, count + 1),
+        Crossing(False, torch.float64, count),
+        Crossing(True, torch.float64, num_nodes),
+    ]
 
 
 def test_the_device_notes_copies_and_refuses_two_places():

@@ -165,7 +165,7 @@ def test_without_files_and_download_the_error_says_where_to_put_them(tmp_path, d
         load_dataset(name, tmp_path / data_dir, download=False)
     assert str(raised.value) == (
         f"{class_name}: {tmp_path / data_dir / class_name}/raw lacks {', '.join(ALL_FILES)}:"
-        " put it there, or leave out --no-download"
+        " put it there, or have it fetched by a run without --no-download (--dry-run is enough)"
     )
     assert not everything_below(tmp_path)
 

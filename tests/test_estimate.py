@@ -212,6 +212,7 @@ WRONG_ON_PAPER = {
     "many nodes": (["--nodes-per-rank", "25"], "--nodes-per-rank 25: --topology ba:n=24,m=2,seed=0 has 24 nodes"),
     "fixed": (["--topology", "sb:sizes=4-4,p_in=1,p_out=1"], "--topology sb:.*has no n= that could grow"),
     "too small": (["--topology", "ba:n=24,m=8", "--ranks", "1"], "topology 'ba:n=4,m=8'"),
+    "no data": (["--dataset", "mnist"], "MNIST: data/MNIST/raw lacks .*: put it there, or have it fetched by a run"),
     "unknown": (["--speed", "3"], "unrecognized arguments: --speed 3"),
     "no picture": (["--out", "scaling.txt"], r"--out scaling\.txt: the name must end in \.svg, \.pdf or \.png"),
 }

@@ -196,6 +196,12 @@ WRONG = {
     "no time": (["--estimate", "1", "--latency", "0"], r"--latency 0\.0: must be above 0"),
     "no width": (["--estimate", "1", "--bandwidth", "-1"], r"--bandwidth -1\.0: must be above 0"),
     "no host": (["--estimate", "1", "--ranks-per-host", "0"], r"--ranks-per-host 0: must be 1 or more"),
+    "no data": (
+        ["--estimate", "1", "--dataset", "mnist"],
+        "MNIST: data/MNIST/raw lacks .*: put it there, or have it fetched by a run without --no-download",
+    ),
+    "no estimate": (["--latency", "3"], r"--latency: is for --estimate$"),
+    "no estimate's hosts": (["--ranks-per-host", "3", "--dry-run"], r"--ranks-per-host: is for --estimate$"),
     "no graph": (["--estimate", "1", "--topology", "ba:n=2,m=2"], r"topology 'ba:n=2,m=2'"),
 }
 

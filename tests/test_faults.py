@@ -114,7 +114,7 @@ def test_an_exception_on_one_rank_ends_all_and_is_told_once(tmp_path: Path, step
 @pytest.mark.parametrize(("step", "rank"), STEPS_OF_A_ROUND)
 def test_a_rank_that_is_gone_without_a_word_ends_all(tmp_path: Path, step: str, rank: int) -> None:
     finished = faulty(tmp_path, 3, step, rank, 2, "exit")
-    assert finished.returncode != 0
+    assert finished.returncode not in (0, 1, 2, 3), finished.stderr  # 9, its own, or that of a launcher that kills
     check_log(tmp_path / "disk/log.h5", at_least=1)
 
 
@@ -195,7 +195,9 @@ def test_ranks_without_nodes_wait_longer_than_the_timeout_and_are_not_named(tmp_
 def test_a_round_that_does_not_fit_is_abandoned_and_the_run_goes_on(
     tmp_path: Path, undisturbed: dict[str, Any], rank: int
 ) -> None:
-    finished = faulty(tmp_path, 2, "train", rank, 3, "linger", "--walltime", "20", "--timeout", "100")
+    """No checkpoint was due, but so near its walltime a run has one of each round."""
+    options = ("--checkpoint-every", "0", "--walltime", "20", "--timeout", "100")
+    finished = faulty(tmp_path, 2, "train", rank, 3, "linger", *options)
     assert finished.returncode == 3, finished.stderr
     told = [line for line in finished.stderr.splitlines() if line.startswith("mpisim: ")]
     reason = "round 3 does not fit into --walltime 20.0: it is abandoned; --resume goes on, with more time"
@@ -376,8 +378,9 @@ def test_a_full_disk_leaves_all_whole_and_the_run_goes_on(
     rank: int,
     num_logged: int,
 ) -> None:
+    """Whichever rank is the first to find it full."""
     finished = faulty(tmp_path, 2, step, rank, 3, "full")
-    check_told_in_one_line(finished, rf"rank {rank} of 2 on \S+ ", KEPT_IN[step], "No space left on device")
+    check_told_in_one_line(finished, r"rank \d of 2 on \S+ ", r"disk/log\.(h5|ckpt)", "No space left on device")
     (tmp_path / "disk/ballast").unlink()
     check_it_goes_on(tmp_path, undisturbed, num_logged)
 
@@ -422,9 +425,11 @@ def test_a_quota_on_the_size_of_a_file_leaves_all_whole_and_the_run_goes_on(
     check_it_goes_on(tmp_path, undisturbed, num_logged)
 
 
-def test_a_folder_that_vanishes_is_named(tmp_path: Path) -> None:
-    finished = faulty(tmp_path, 2, "append", 0, 3, "vanish")
-    check_told_in_one_line(finished, r"rank 0 of 2 on \S+ ", "disk/log.h5", "No such file or directory")
+@pytest.mark.parametrize(("step", "ranks", "who"), [("append", 2, r"rank 0 of 2 on \S+ "), ("write_shard", 1, "")])
+def test_a_folder_that_vanishes_is_named_and_not_made_anew(tmp_path: Path, step: str, ranks: int, who: str) -> None:
+    finished = faulty(tmp_path, ranks, step, 0, 3, "vanish")
+    check_told_in_one_line(finished, who, KEPT_IN[step], "No such file or directory")
+    assert not (tmp_path / "disk").exists()
 
 
 @pytest.mark.parametrize("room", [0, 300_000], ids=["none", "for no more than the log"])

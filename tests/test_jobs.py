@@ -18,7 +18,7 @@ import h5py
 import pytest
 
 from mpisim.arguments import parse_config
-from mpisim.sweep.machines import MACHINES
+from mpisim.sweep.machines import MACHINES, meeting_address
 
 JOBS = Path(__file__).parents[1] / "jobs"
 SCRIPTS = sorted([*JOBS.glob("*.sh"), *JOBS.glob("*.pbs")])
@@ -425,6 +425,22 @@ def test_wrong_options_end_the_job_before_any_rank_starts(site, variables, messa
         ("aurora", {"WALLTIME": "0:30"}, "s are left of the job, and the margin to end it is 120 s"),
         ("aurora", {"VENV": "nowhere"}, "VENV=nowhere: is no virtual environment"),
         ("aurora", {"PBS_NODEFILE": "/dev/null"}, "PBS_NODEFILE=/dev/null: names no host"),
+        ("polaris", {"PBS_NODEFILE": ""}, "PBS_NODEFILE: is set by PBS: submit this script with qsub"),
+        (
+            "aurora",
+            {"PBS_NODEFILE": "no hosts"},
+            "PBS_NODEFILE=no hosts: cannot be read, and PBS names the job's hosts",
+        ),
+        ("polaris", {"PBS_NODEFILE": "/"}, "PBS_NODEFILE=/: cannot be read, and PBS names the job's hosts there"),
+        ("aurora", {"SWEEP": "a.toml", "CONFIG": "b.toml"}, "CONFIG: is for one experiment: the sweep file has the"),
+        ("polaris", {"SWEEP": "a.toml", "OUTPUT": "b.h5"}, "OUTPUT: is for one experiment: the sweep file has the"),
+        (
+            "array",
+            {"SWEEP": "a.toml", "PBS_ARRAY_INDEX": "1", "ARGUMENTS": "--rounds 3"},
+            "ARGUMENTS: is for one exper",
+        ),
+        ("array", {"SWEEP": "a.toml", "PBS_ARRAY_INDEX": "abc"}, "PBS_ARRAY_INDEX=abc: must be the number of a run"),
+        ("array", {"SWEEP": "a.toml", "PBS_ARRAY_INDEX": "-1"}, "PBS_ARRAY_INDEX=-1: must be the number of a run"),
     ],
 )
 def test_wrong_variables_are_one_line_and_code_2(site, machine, variables, message):
@@ -487,7 +503,7 @@ def test_an_array_hands_its_index_and_the_machines_launcher_to_the_sweep(site, m
     looked, call = site.calls("python")
     assert looked["arguments"] == ["-", "my sweep.toml", "42"]
     *words, launcher = call["arguments"]
-    expected = ["-m", "mpisim.sweep", "--walltime", "2880", "my sweep.toml", "--run", "--index", "42"]
+    expected = ["-m", "mpisim.sweep", "--walltime", "2880", "my sweep.toml", "--run", "--no-download", "--index", "42"]
     assert words == [*expected, "--ranks", str(ranks), "--launcher"]
     options = [word.format(project=site.project) for word in options]
     assert shlex.split(launcher) == ["mpiexec", "-n", "{ranks}", "--ppn", str(ranks), *options]
@@ -503,13 +519,15 @@ def test_the_sweep_starts_the_run_of_the_index_by_the_launcher_it_is_handed(site
     launcher = ["-n", "4", "--ppn", "4", "--cpu-bind", "depth", "-d", "8", f"{site.project}/jobs/affinity.sh"]
     assert call["arguments"][: len(launcher)] == launcher
     assert parse_config(options(call)).seed == 7
+    assert parse_config(options(call)).no_download
 
 
 @pytest.mark.parametrize("machine, ranks", [("aurora", "12"), ("polaris", "4")])
 def test_a_job_of_its_own_has_all_runs_of_a_sweep_side_by_side(site, machine, ranks):
     site.answer("python", "33", 3)
     assert site.run(f"jobs/{machine}.pbs", SWEEP="my sweep.toml").returncode == 3
-    words = ["-m", "mpisim.sweep", "my sweep.toml", "--run", "--executor", "parsl", "--machine", machine]
+    words = ["-m", "mpisim.sweep", "my sweep.toml", "--run", "--no-download"]
+    words += ["--executor", "parsl", "--machine", machine]
     looks = ["-", "my sweep.toml"]
     assert [call["arguments"] for call in site.calls("python")] == [looks, [*words, "--ranks", ranks]]
 
@@ -568,7 +586,7 @@ def test_parsl_starts_ranks_as_the_script_of_the_machine_does(site, machine):
     assert subprocess.run(**told, check=False).returncode == 0
     [call] = site.calls("mpiexec")
     set_by_bash = {"_", "OLDPWD", "PWD", "SHLVL"}
-    of_several_hosts = {"MASTER_ADDR"}  # of which Parsl gives a run one
+    of_several_hosts = {"MASTER_ADDR"}  # of each run of a sweep another one
     set_by_script = {name for name in call["environment"] if name not in told["env"]} - set_by_bash - of_several_hosts
     assert {name: call["environment"][name] for name in set_by_script} == of_runs
     words = call["arguments"]
@@ -583,8 +601,9 @@ def test_ranks_of_several_hosts_of_aurora_find_the_first_one_on_the_fast_network
     [call] = site.calls("mpiexec")
     host = os.uname().nodename.split(".")[0]
     assert call["environment"]["MASTER_ADDR"] == f"{host}.hsn.cm.aurora.alcf.anl.gov"
+    assert call["environment"]["MASTER_ADDR"] == meeting_address("aurora", [os.uname().nodename, "x2.site"])
     site.answer("python", "33", 3)
-    site.run("jobs/aurora.pbs", SWEEP="my sweep.toml")  # whose runs each have a host
+    site.run("jobs/aurora.pbs", SWEEP="my sweep.toml")  # whose runs have other hosts
     assert "MASTER_ADDR" not in site.calls("python")[-1]["environment"]
 
 

@@ -66,7 +66,24 @@ def test_h5py_reads_what_was_written(tmp_path, log_content, num_rounds):
         attributes = dict(file.attrs)
     created = attributes.pop("date_created")
     assert created.endswith("+00:00")
-    assert attributes == log_content.attributes | {"schema": "mpisim-log", "schema_version": 1, "status": "complete"}
+    of_its_own = {"schema": "mpisim-log", "schema_version": 1, "status": "complete", "checkpoint_round": 0}
+    assert attributes == log_content.attributes | of_its_own
+
+
+def test_the_log_says_from_its_next_change_on_of_which_round_a_checkpoint_is(tmp_path, log_content):
+    path = log_content.write(tmp_path / "run.h5", [log_content.round()])
+
+    def said():
+        with h5py.File(path) as file:
+            return file.attrs["checkpoint_round"]
+
+    log = Log(path)
+    log.note_checkpoint(1)
+    assert said() == 0
+    log.set_status("interrupted")
+    assert said() == 1
+    Log(path).set_status("running")
+    assert said() == 1
 
 
 @pytest.mark.parametrize("num_rounds", [0, 2])

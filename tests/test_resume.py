@@ -17,13 +17,16 @@ import h5py
 import numpy as np
 import pytest
 from chaos import chaos, descendants, kill, ranks_among, results_of
+from mpi4py import MPI
 from torch import nn
 
+from mpisim.arguments import parse_config
 from mpisim.data.labeled import Labeled
 from mpisim.dealing import load
-from mpisim.errors import InputError
+from mpisim.errors import InputError, WriteError
 from mpisim.models.catalog import MODELS, Model
 from mpisim.run import main
+from mpisim.simulation import Simulation
 from mpisim.storage.checkpoint import checkpoint_folder, checkpoints
 from mpisim.storage.lock import locked
 from mpisim.storage.log import Log
@@ -373,17 +376,47 @@ def test_ranks_without_nodes_hear_of_the_refusal_too(job, monkeypatch, capsys):
     assert (process.returncode, errors) == (2, refusal(3))
 
 
-@pytest.mark.parametrize("every", ["2", "0"])
-def test_a_damaged_first_checkpoint_is_no_excuse_to_begin_anew(here, monkeypatch, capsys, every):
+def test_a_damaged_first_checkpoint_is_no_excuse_to_begin_anew(here, monkeypatch, capsys):
     """Two rounds alone could be of a run that was killed before its first checkpoint; here there was one."""
     die_in(3, monkeypatch=monkeypatch)
-    with h5py.File("run.h5", "r+") as log:
-        log.attrs["config"] = json.dumps(json.loads(log.attrs["config"]) | {"checkpoint_every": int(every)})
+    with h5py.File("run.h5") as log:
+        assert log.attrs["checkpoint_round"] == 0  # it was killed before it said so
     os.truncate("run.ckpt/round-000002/rank-00000.safetensors", 100)
     before = contents(here)
     assert resume("--quiet") == 2
     assert capsys.readouterr().err.endswith(refusal(2))
     assert contents(here) == before
+
+
+@pytest.mark.parametrize("every", ["0", "6"])
+def test_a_run_that_stopped_at_its_only_checkpoint_does_not_begin_anew_without_it(here, monkeypatch, capsys, every):
+    with monkeypatch.context() as patch:
+        patch.setattr("mpisim.keeping.Keeping.wants_to_stop", lambda _: True)
+        assert main([*COMMON, "--quiet", "--checkpoint-every", every]) == 3
+    remove_all()
+    before = contents(here)
+    assert resume("--quiet") == 2
+    assert capsys.readouterr().err == refusal(1)
+    assert contents(here) == before
+
+
+def test_a_run_that_goes_on_with_fewer_checkpoints_does_not_begin_anew_without_them(here, monkeypatch, capsys):
+    die_in(4, monkeypatch=monkeypatch)
+    die_in(7, "--resume", "--checkpoint-every", "0", monkeypatch=monkeypatch)
+    remove_all()
+    before = contents(here)
+    assert resume("--quiet") == 2
+    assert capsys.readouterr().err == refusal(6)
+    assert contents(here) == before
+
+
+def test_a_run_of_an_older_log_does_not_begin_anew(here, monkeypatch, capsys):
+    """It does not say whether there was a checkpoint."""
+    die_in(3, "--checkpoint-every", "0", monkeypatch=monkeypatch)
+    with h5py.File("run.h5", "r+") as log:
+        del log.attrs["checkpoint_round"]
+    assert resume("--quiet") == 2
+    assert capsys.readouterr().err.startswith("mpisim: --resume: run.h5 has 2 rounds, but no whole checkpoint is in")
 
 
 @pytest.mark.parametrize("every, death", [("6", 6), ("0", 8)])
@@ -425,9 +458,31 @@ def forget_the_past(log):
     del log.attrs["history"]
 
 
+def replaced(name):
+    """Return a way to put a variable of a fixed size in place of one that grows."""
+
+    def replace(log):
+        values = log[name][()]
+        del log[name]
+        log[name] = values
+
+    replace.__name__ = f"fix {name}"
+    return replace
+
+
+def narrow_ranks(log):
+    values = log["rank_of_node"][()].astype("f4")
+    del log["rank_of_node"]
+    log["rank_of_node"] = values
+
+
 DAMAGES_OF_LOGS = {
     delete_loss: "the variable iid_loss is missing",
-    shorten_loss: r"the variable iid_loss is float64 of shape \(2, 4\), not of \(4, 4\)",
+    shorten_loss: r"the variable iid_loss is float64 of shape \(2, 4\), not float64 of \(4, 4\)",
+    narrow_ranks: r"the variable rank_of_node is float32 of shape \(4,\), not int64 of \(4,\)",
+    replaced("train_loss"): "the variable train_loss cannot grow",
+    replaced("round"): "the dimension round cannot grow",
+    replaced("rank"): "the dimension rank cannot grow",
     renumber: "its rounds are not 1, 2, 3 …",
     forget_the_past: "the attribute history is missing",
 }
@@ -442,6 +497,38 @@ def test_a_damaged_log_is_refused_before_anything_is_taken_back(here, monkeypatc
     assert resume("--quiet") == 2
     assert re.fullmatch(rf"mpisim: run\.h5: {words}: damaged, .* cannot be resumed\n", capsys.readouterr().err)
     assert contents(here) == before
+
+
+def test_a_log_of_another_schema_version_is_refused_before_anything_is_taken_back(here, monkeypatch, capsys):
+    die_in(5, monkeypatch=monkeypatch)
+    with h5py.File("run.h5", "r+") as log:
+        log.attrs["schema_version"] = 2
+    before = contents(here)
+    assert resume("--quiet") == 2
+    assert capsys.readouterr().err == (
+        "mpisim: run.h5: is of schema version 2, and this mpisim writes 1: go on with the one that began it\n"
+    )
+    assert contents(here) == before
+
+
+OPEN_TO_WRITE = """
+import sys
+import h5py
+with h5py.File("run.h5", "r+"):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_a_log_that_another_program_has_open_to_write_is_said_to_be_one(here, monkeypatch, capsys, option):
+    die_in(5, monkeypatch=monkeypatch)
+    with subprocess.Popen(
+        [sys.executable, "-c", OPEN_TO_WRITE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"open\n"
+        assert main([*COMMON, "--quiet", option]) == 2
+    assert capsys.readouterr().err == "mpisim: run.h5: another program has it open to write: close it there\n"
 
 
 def test_another_topology_in_the_same_file_is_refused(here, monkeypatch, capsys, undisturbed):
@@ -495,6 +582,13 @@ def test_a_file_where_the_checkpoints_go_is_found_before_the_run(here, capsys):
         "mpisim: run.ckpt: the checkpoints go there, but it is not a folder: move it away\n"
     )
     assert contents(here) == {here / "run.ckpt": b""}
+
+
+def test_a_file_where_a_checkpoint_goes_is_told_in_one_line(here, capsys):
+    Path("run.ckpt").mkdir()
+    Path("run.ckpt/round-000002").touch()
+    with pytest.raises(WriteError, match=r"cannot write run\.ckpt: Not a directory: once that is mended, the same"):
+        Simulation(parse_config([*COMMON, "--quiet"]), MPI.COMM_SELF).run()
 
 
 def test_a_checkpoint_of_a_later_round_than_the_log_has_is_passed_over(here, monkeypatch, capsys, undisturbed):
@@ -564,6 +658,36 @@ with locked(Path("run.h5")):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def test_two_runs_that_are_to_make_a_log_do_not_replace_each_other_s(here, capsys):
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        before = contents(here)
+        for options in ([], ["--overwrite"]):
+            assert main([*COMMON, "--quiet", *options]) == 2
+            assert re.fullmatch(r"mpisim: run\.h5: another run is writing it: .*\n", capsys.readouterr().err)
+        assert contents(here) == before
+
+
+def test_a_log_is_where_a_link_leads_to_and_so_are_its_lock_and_checkpoints(here, monkeypatch, capsys, undisturbed):
+    scratch = here / "scratch"
+    scratch.mkdir()
+    Path("run.h5").symlink_to(scratch / "kept.h5")
+    die_in(5, monkeypatch=monkeypatch)
+    assert Path("run.h5").is_symlink()
+    assert rounds_kept(scratch / "kept.h5") == [2, 4]
+    with locked(scratch / "kept.h5"):
+        hold = f"import sys; from mpisim.run import main; sys.exit(main({[*COMMON, '--quiet', '--resume']!r}))"
+        refused = subprocess.run([sys.executable, "-c", hold], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert re.fullmatch(r"mpisim: \S*scratch/kept\.h5: another run is writing it: .*\n", refused.stderr)
+    assert resume("--quiet") == 0
+    check_same(scratch / "kept.h5", undisturbed())
+    assert {path.name for path in here.iterdir()} == {"run.h5", "scratch"}
+    assert main([*COMMON, "--quiet", "--overwrite", "--rounds", "2"]) == 0
+    assert Path("run.h5").is_symlink()
+    assert rounds_kept(scratch / "kept.h5") == [2]
 
 
 @pytest.mark.parametrize("options", [["--resume"], ["--overwrite"], ["--overwrite", "--seed", "3"]], ids=" ".join)

@@ -12,6 +12,7 @@ from test_device import GIB, Devices
 
 from mpisim import Config
 from mpisim.errors import InputError
+from mpisim.exchange.transport import Transport
 from mpisim.experiment import decide
 from mpisim.learning.parameters import row_stride
 from mpisim.memory import models_memory
@@ -102,6 +103,13 @@ def test_models_are_counted_in_rows(experiment, options, num_ranks, rows):
     assert found == [(rows[0] * ROW, rows[1] * ROW)] * num_ranks
 
 
+@pytest.mark.parametrize("options, rows", [({}, 2), ({"gpu_aware": True}, 4)])
+def test_what_is_heard_is_on_the_device_and_with_device_buffers_also_what_is_sent(experiment, options, rows):
+    """On three ranks, each hears two nodes and sends both of its own; there are no gaps between these."""
+    found = models_memory(experiment(3, engine="sequential", **options), CUDA)
+    assert [always for always, _ in found] == [2 * ROW + rows * NUM_COLUMNS * 4] * 3
+
+
 def needed(decided):
     return [sum(of_rank) for of_rank in models_memory(decided, CUDA)]
 
@@ -169,6 +177,26 @@ def test_the_plan_says_what_is_free_and_when_it_may_not_suffice(experiment):
     tight = [place(free=2**20)] * 2
     assert named_memory(decided, tight, CUDA).endswith("; 1.0 MiB are free for 2 ranks, which may not suffice")
     assert re.fullmatch(r"up to [0-9.]+ [MG]iB a rank", named_memory(decided, [CPU_PLACE] * 2, torch.device("cpu")))
+
+
+# Two rows a message: 137,808 bytes, to be rounded up to 2**18.
+STAGED = {
+    "one each way": (2, "staged", {}, "512.0 KiB"),
+    "two each way, of one row": (3, "staged", {}, "512.0 KiB"),
+    "half as wide": (2, "staged", {"wire": "bfloat16"}, "256.0 KiB"),
+    "columns of two rows, there and back": (3, "staged", {"strategy": "fl"}, "512.0 KiB"),  # 46,080 bytes, eight times
+    "nothing travels": (1, "staged", {}, ""),
+    "device buffers": (2, "buffers", {"gpu_aware": True}, ""),
+    "fallen back": (2, "staged", {"gpu_aware": True}, "512.0 KiB"),
+}
+
+
+@pytest.mark.parametrize("num_ranks, way, options, size", STAGED.values(), ids=STAGED)
+def test_the_plan_says_what_messages_take_of_the_host(experiment, num_ranks, way, options, size):
+    decided = experiment(num_ranks, **options)
+    said = named_memory(decided, [place(identity=str(rank)) for rank in range(num_ranks)], CUDA, Transport(way))
+    pinned = f"; up to {size} of pinned host memory for each rank" if size else ""
+    assert said.endswith(f"; 64.0 GiB are free{pinned}")
 
 
 def test_a_run_that_cannot_fit_ends_with_one_line_and_leaves_no_trace(monkeypatch, tmp_path, capsys):

@@ -100,6 +100,11 @@ def test_runs_side_by_side_share_the_cores_and_keep_a_checkpoint_each(sweep, cap
 
 WRONG = {
     "no rank": (["--estimate", "--ranks-per-host", "0"], "--ranks-per-host 0: must be 1 or more"),
+    "no data": (
+        ["--estimate", "--index", "1"],
+        r"run degree_seed1: MNIST: nowhere/MNIST/raw lacks .*: put it there, or have it fetched by a run without",
+    ),
+    "no samples": (["--estimate", "--index", "0"], "run degree_seed0: --train-samples 9999: digits has 1438"),
     "no time": (["--estimate", "--latency", "-1"], r"--latency -1\.0: must be above 0"),
     "no estimate": (["--list", "--bandwidth", "1"], "--bandwidth: is for --estimate"),
     "two things": (["--estimate", "--run"], "argument --run: not allowed with argument --estimate"),
@@ -108,7 +113,11 @@ WRONG = {
 
 @pytest.mark.parametrize("arguments, message", WRONG.values(), ids=WRONG)
 def test_wrong_input_is_one_line(sweep, capsys, arguments, message):
+    more = {0: "train_samples = 9999", 1: 'dataset = "mnist"\ndata_dir = "nowhere"'}
+    rules = [f"[[set]]\nwhen = {{ seed = {seed} }}\n{options}\n" for seed, options in more.items()]
+    Path("study.toml").write_text(FILE + "".join(rules))
     assert main(["study.toml", *arguments]) == 2
+    assert sorted(path.name for path in Path().iterdir()) == ["study.toml"]
     output, error = capsys.readouterr()
     assert (output, error.count("\n")) == ("", 1)
     assert re.match("mpisim: .*" + message, error), error

@@ -100,6 +100,21 @@ def test_options_follow_from_others_and_the_later_rule_wins(runs_of):
     ]
 
 
+def test_the_readmes_example_has_the_runs_that_it_says(runs_of):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("## Many runs")[2].partition("```toml\n")[2].partition("```")[0]
+    runs = runs_of(example)
+    found = {(run.config.strategy, run.config.ood_rank, run.config.seed) for run in runs}
+    of_two_seeds = itertools.chain(
+        itertools.product(["unweighted", "degree"], [1, 4], [0, 1]), itertools.product(["fl"], [1], [0, 1])
+    )
+    assert found == {*of_two_seeds, ("degree", 1, 2), ("degree", 4, 2)}
+    assert f"18 runs, of which the rules leave {len(runs)}\n" in example
+    for run in runs:
+        assert run.config.topology == f"ba:n=33,m=2,seed={run.config.seed}"
+        assert run.config.temperature == (0.2 if (run.config.strategy, run.config.ood_rank) == ("degree", 4) else 0.1)
+
+
 def test_options_that_go_together_are_crossed_as_one(runs_of):
     runs = runs_of("""
     [base]
@@ -517,6 +532,18 @@ WRONG = {
     "topology that cannot be": (
         '[grid]\nseed = [0, 1]\ntopology = ["ring:n=4", "ba:n=4,m={seed},seed={seed}"]\n',
         "s.toml: run ba-n4_seed0: topology 'ba:n=4,m=0,seed=0': ",
+    ),
+    "no such rank": (
+        '[grid]\nseed = [0]\nood_rank = [4, 9]\ntopology = ["ring:n=4"]\n',
+        "s.toml: run ring-n4_ood-rank9_seed0: --ood-rank 9: ring:n=4 has 4 nodes",
+    ),
+    "no such node": (
+        "[grid]\nseed = [0]\nood_node = [[0, 23], [24]]\n",
+        "s.toml: run ood-node24_seed0: --ood-node 24: ba:n=24,m=2,seed=0 has the nodes 0…23",
+    ),
+    "an OOD node of none": (
+        '[base]\nood = "none"\n[grid]\nood_rank = [1, 2]\n',
+        "s.toml: run ood-rank1: --ood-node and --ood-rank: no node is out of distribution with --ood none",
     ),
     "wrong type": ('[grid]\nseed = ["a"]\n', "s.toml: run seed-a: --seed 'a': must be an integer"),
     "unknown name in a text": (

@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+import mpisim.run
 from mpisim.storage.lock import locked
 from mpisim.sweep.__main__ import main
 
@@ -48,6 +51,74 @@ def test_a_run_gets_its_options_its_log_and_the_time_that_is_left(launcher):
     assert 4000 < float(walltime.removeprefix("--walltime=")) <= 5000
 
 
+def test_all_runs_may_be_told_to_download_nothing(launcher, capsys):
+    """Which changes neither their names nor what else they are given."""
+    Path("s.toml").write_text("[grid]\nno_download = [false, true]\nseed = [4]\n[[set]]\nwhen = { seed = 4 }\nlr = 1\n")
+    assert main(["s.toml", "--run", *launcher("exit 3")]) == 3
+    assert main(["s.toml", "--run", "--no-download", *launcher("exit 3")]) == 3
+    given = [[word for word in call if word.startswith("--")] for call in calls()]
+    last = ["--resume", "--quiet"]
+    assert given == [
+        ["--seed=4", "--lr=1", "--output=results/s/no-no-download_seed4.h5", *last],
+        ["--no-download", "--seed=4", "--lr=1", "--output=results/s/no-download_seed4.h5", *last],
+        ["--seed=4", "--lr=1", "--no-download", "--output=results/s/no-no-download_seed4.h5", *last],
+        ["--no-download", "--seed=4", "--lr=1", "--output=results/s/no-download_seed4.h5", *last],
+    ]
+
+
+def test_a_run_is_not_told_what_is_for_estimates(launcher):
+    Path("s.toml").write_text("[base]\nlatency = 3\nranks_per_host = 2\n[grid]\nseed = [4]\nbandwidth = [9]\n")
+    assert main(["s.toml", "--run", *launcher("exit 3")]) == 3
+    [call] = calls()
+    assert call[call.index("mpisim.run") + 1 : -3] == ["--seed=4"]
+
+
+def test_a_folder_that_cannot_be_written_starts_no_run(launcher, capsys):
+    write_file("fl", "degree")
+    assert main(["s.toml", "--run", "--output-dir", "/proc/results", *launcher("exit 3")]) == 2
+    printed, errors = capsys.readouterr()
+    assert printed == ""
+    assert errors.startswith("mpisim: --output-dir /proc/results: /proc cannot be written: ")
+    assert errors.count("\n") == 1
+    assert not Path("calls").exists()
+
+
+def test_a_run_that_another_process_ends_meanwhile_is_counted_as_done(launcher, capsys):
+    """In the line of the next run that ends, and not only when all have."""
+    write_file("fl", "degree", "random")
+    options = ["--rounds=7", "--shuffle", "--topology=ring:n=3", "--epochs=1", "--train-samples=60", "--quiet"]
+    Path("s.toml").write_text(
+        "[base]\nrounds = 7\nshuffle = true\ntopology = 'ring:n=3'\nepochs = 1\ntrain_samples = 60\n"
+        "[grid]\nstrategy = ['fl', 'degree', 'random']\n"
+    )
+    assert mpisim.run.main([*options, "--strategy=fl", "--output=elsewhere.h5"]) == 0
+    FOLDER.mkdir(parents=True)
+    ends = "[ -e ended ] || { mv elsewhere.h5 results/s/fl.h5; touch ended; }; flock results/s/.fl.h5.lock true; exit 3"
+    holds = "while [ ! -e ended ]; do sleep 0.05; done"
+    holder = subprocess.Popen(["flock", "results/s/.fl.h5.lock", "sh", "-c", f"touch held; {holds}"])
+    try:
+        while not Path("held").exists():
+            assert holder.poll() is None
+            time.sleep(0.02)
+        assert main(["s.toml", "--run", *launcher(ends)]) == 3
+    finally:
+        holder.kill()
+        holder.communicate()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[:2] for line in lines[-3:-1]] == [["1/3", "degree"], ["1/3", "random"]]
+    assert lines[-1].startswith("1 of 3 runs done, in results/s; 2 left")
+
+
+@pytest.mark.parametrize("jobs, kept", [(1, "x1 29500"), (2, " ")])
+def test_runs_side_by_side_are_not_told_to_meet_at_one_place(launcher, monkeypatch, jobs, kept):
+    monkeypatch.setenv("MASTER_ADDR", "x1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    write_file("fl", "degree", "random")
+    note = 'echo "$MASTER_ADDR $MASTER_PORT" >> met; exit 3'
+    assert main(["s.toml", "--run", "--jobs", str(jobs), *launcher(note)]) == 3
+    assert Path("met").read_text().splitlines() == [kept] * 3
+
+
 def test_after_its_walltime_a_sweep_starts_no_run(launcher, capsys):
     write_file("fl", "degree")
     assert main(["s.toml", "--run", "--walltime", "4", *launcher("sleep 4; exit 3")]) == 3
@@ -64,6 +135,11 @@ def test_after_its_walltime_a_sweep_starts_no_run(launcher, capsys):
         ("exit 0", "exit code 0: it said nothing"),
         ("echo some; echo last >&2; exit 7", "exit code 7: last"),
         ("echo Traceback; echo 'OSError: disk full'; echo '= EXIT CODE: 1'; exit 1", "exit code 1: OSError: disk full"),
+        (
+            "echo 'ssh: Could not resolve hostname x1'; echo '[mpiexec@x0] main: process manager error'; exit 255",
+            "exit code 255: ssh: Could not resolve hostname x1",
+        ),
+        ("echo '[proxy:0@x0] some error'; exit 7", "exit code 7: [proxy:0@x0] some error"),
         ("kill -KILL $$", "died of SIGKILL: it said nothing"),
     ],
 )

@@ -18,6 +18,7 @@ from mpisim.sweep.__main__ import main
 from mpisim.sweep.expansion import expand
 from mpisim.sweep.file import read_sweep
 from mpisim.sweep.machines import MACHINES, hosts_of, resources
+from mpisim.sweep.parsl_executor import perform
 
 HAS_PARSL = importlib.util.find_spec("parsl") is not None
 needs_parsl = pytest.mark.skipif(not HAS_PARSL, reason="Parsl is not installed: pip install 'mpisim[sweep]'")
@@ -175,6 +176,29 @@ def test_ranks_are_bound_as_the_machine_wants_it(here):
     assert all(last < 52 or first > 52 for first, last in ranges)  # no rank on two sockets
 
 
+MEETING = "import os; print(*(os.environ.get(name, '-') for name in ('MASTER_ADDR', 'MASTER_PORT')))"
+
+
+@pytest.mark.parametrize(
+    "machine, hosts, met",
+    [
+        ("aurora", "x3.site,x4.site", "x3.hsn.cm.aurora.alcf.anl.gov -"),
+        ("aurora", "x4,x3", "x4.hsn.cm.aurora.alcf.anl.gov -"),
+        ("aurora", "x3.site", "- -"),  # within one host its ranks need no name
+        ("polaris", "x3,x4", "- -"),  # rank 0 tells the others its own
+    ],
+)
+def test_the_ranks_of_a_run_meet_at_its_own_first_host(here, monkeypatch, machine, hosts, met):
+    """Whatever the sweep was told, which was true of the job's first host; and at a port that is free."""
+    monkeypatch.setenv("MASTER_ADDR", "x0.hsn.cm.aurora.alcf.anl.gov")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("PARSL_MPI_PREFIX", "env")  # for a launcher
+    monkeypatch.setenv("PARSL_MPI_NODELIST", hosts)
+    monkeypatch.setenv("PMI_LOCAL_RANK", "0")
+    ended = perform([sys.executable, "-c", MEETING], machine, str(here / "untold"))
+    assert (ended.code, ended.words) == (0, met)
+
+
 # Wrong input.
 
 WRONG = {
@@ -249,17 +273,30 @@ def workers():
 
 @needs_parsl
 def test_a_sweep_of_six_runs_with_a_failure_then_the_rest(here):
-    runs = runs_of(TINY.format(rounds=2) + '[[set]]\nwhen = { strategy = "fl", seed = 1 }\nood_rank = 9\n')
-    command = [*SWEEP, "--run", "--executor", "parsl", "--ranks", "2", "--jobs", "2"]
+    runs = runs_of(TINY.format(rounds=2) + '[[set]]\nwhen = { strategy = "fl", seed = 1 }\ntopology = "later.txt"\n')
+    command = [*SWEEP, "--run", "--executor", "parsl", "--ranks", "2", "--jobs", "2", "--no-download"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "5 of 6 runs done, in results/s; 1 failed"
-    why = "exit code 2: --ood-rank 9: ring:n=3 has 3 nodes"
+    why = "exit code 2: later.txt: no such topology file"
     assert done.stderr == f"mpisim: run fl_seed1: {why} (results/s/fl_seed1.failed)\n"
-    for run in runs:
-        if run.name != "fl_seed1":
-            with h5py.File(run.log(Path("results/s"))) as log:
-                assert (log.attrs["status"], len(log["round"]), len(log["rank"])) == ("complete", 2, 2)
+    logs = [run.log(Path("results/s")) for run in runs]
+    before = {log: log.read_bytes() for log in logs if log.exists()}
+    assert len(before) == 5
+
+    Path("later.txt").write_text("0 1 1 1\n1 0 1 1\n1 1 0 1\n1 1 1 0\n")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    [ended, summary] = done.stdout.splitlines()
+    assert ended.startswith("6/6  fl_seed1  done in ")
+    assert summary == "6 of 6 runs done, in results/s"
+    assert {log: log.read_bytes() for log in before} == before
+    for run, path in zip(runs, logs, strict=True):
+        with h5py.File(path) as log:
+            assert (log.attrs["status"], len(log["round"]), len(log["rank"])) == ("complete", 2, 2)
+            assert json.loads(log.attrs["config"])["no_download"]
+            assert len(log["node"]) == (4 if run.name == "fl_seed1" else 3)
+    assert not list(Path("results/s").glob("*.failed"))
     assert workers() == []
     assert not list(Path("results/s/parsl").glob("hosts*"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from mpisim.config import Config
 from mpisim.estimate.forecast import Forecasts, assumptions, link_of, machine_of, on_ranks, threads_of
 from mpisim.estimate.model import Estimate
@@ -14,13 +16,14 @@ from mpisim.memory import predicted_memory
 def estimate_run(config: Config) -> tuple[list[Estimate], str]:
     """Return what a run takes, for each number of ranks that its options ask for, and all of it as text.
 
-    Nothing is written.
+    Nothing is written, nor downloaded.
 
     Raises
     ------
     InputError
-        If the options, or the files they name, are wrong.
+        If the options, or the files they name, are wrong, or data are not on disk.
     """
+    config = dataclasses.replace(config, no_download=True)
     wanted = list(dict.fromkeys(config.estimate or (1,)))
     experiments = [decide(config, wanted[0])]
     experiments += [on_ranks(experiments[0], num_ranks) for num_ranks in wanted[1:]]

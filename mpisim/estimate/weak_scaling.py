@@ -57,7 +57,7 @@ def weak_scaling(config: Config, ranks: Sequence[int], nodes_per_rank: int) -> t
     num_nodes = make_topology(config.topology).num_nodes
     if nodes_per_rank > num_nodes:
         raise InputError(f"--nodes-per-rank {nodes_per_rank}: --topology {config.topology} has {num_nodes} nodes")
-    base = decide(config, num_nodes // nodes_per_rank)
+    base = decide(dataclasses.replace(config, no_download=True), num_nodes // nodes_per_rank)
     machine = Machine(config.ranks_per_host or len(usable_cores()), None)
     link, origin = link_of(config, needed=True)
     speeds, _ = Forecasts(machine, link).speeds(base, 1)

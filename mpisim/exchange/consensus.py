@@ -1,7 +1,11 @@
 """Consensus distance: how far the models are from their mean, the same bits for any number of ranks.
 
 A sum of floats depends on its order, and which rank adds what depends on the placement. So the mean model is summed in
-fixed point: integers add up to the same sum in any order. The distances to that mean are then each node's own affair.
+fixed point: integers add up to the same sum in any order. The distances to that mean are then each node's own affair,
+summed in one order.
+
+Both are made where the models are: what leaves a device is its ranks' part of the mean model and a number for each
+node, and what comes to it is the mean model, however many nodes a rank has.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from mpisim.ranks.waiting import Waiting
 
 MAX_COORDINATES = 65_536
 SCALE = 2.0**32  # steps per unit: finer than float32 for all but the smallest weights
-BLOCK = 65_536  # scalars looked at together: what they become stays in the cache
+# Scalars looked at together: on a CPU, what they become stays in the cache; a GPU is to have few calls.
+BLOCK, GPU_BLOCK = 65_536, 1_048_576
 LIMIT = 2.0**30  # the sum of all nodes' |x| that still fits; beyond it, the distance is infinite
 
 
@@ -41,8 +46,8 @@ class Consensus:
         self.parameters = parameters
         self.num_nodes = num_nodes
         self.coordinates = fixed_coordinates(parameters.shape[1]).to(parameters.device)
-        # The last places count the nodes that do not fit into fixed point, and the ranks that want to stop.
-        self._sums = np.zeros(len(self.coordinates) + 2, dtype=np.int64)
+        # The last places count the nodes that do not fit into fixed point, and the ranks with each of two wishes.
+        self._sums = np.zeros(len(self.coordinates) + 3, dtype=np.int64)
         self._request = MPI.REQUEST_NULL
 
     @property
@@ -50,20 +55,27 @@ class Consensus:
         """Whether any rank wanted to stop when the sums that are finished were started: the same on every rank."""
         return bool(self._sums[-1])
 
-    def start(self, stop: bool = False) -> None:
+    @property
+    def saves(self) -> bool:
+        """Whether any rank wanted a checkpoint then."""
+        return bool(self._sums[-2])
+
+    def start(self, stop: bool = False, save: bool = False) -> None:
         """Start to add up the mean model. Collective; X must not change before ``finish``.
 
         Parameters
         ----------
-        stop : bool
-            Whether this rank wants the run to stop: those who must agree on it are those who add up here.
+        stop, save : bool
+            Whether this rank wants the run to stop, or a checkpoint: who must agree on it are those who add up here.
         """
-        self._sums[:] = 0
-        self._sums[-1] = stop
+        sums = torch.zeros(len(self.coordinates) + 1, dtype=torch.int64, device=self.parameters.device)
         for values in self._blocks():
-            fits = (values.abs() < LIMIT / self.num_nodes).all(dim=1)  # false for NaN too
-            self._sums[:-2] += (values[fits] * SCALE).round().long().sum(dim=0).numpy()
-            self._sums[-2] += len(fits) - int(fits.sum())
+            leaves = ~(values.abs() < LIMIT / self.num_nodes).all(dim=1)  # true for NaN too
+            fitting = values.mul_(SCALE).masked_fill_(leaves.unsqueeze(1), 0)
+            sums[:-1].add_(fitting.round_().long().sum(dim=0))
+            sums[-1].add_(leaves.sum())
+        self._sums[:-2] = sums.cpu().numpy()
+        self._sums[-2:] = save, stop
         self._request = self.comm.Iallreduce(MPI.IN_PLACE, self._sums, op=MPI.SUM)
 
     def finish(self, waiting: Waiting) -> np.ndarray:
@@ -72,16 +84,32 @@ class Consensus:
         Infinite where some node's model has left the range of fixed point, or is no number.
         """
         waiting.all([self._request])
-        if self._sums[-2]:
+        if self._sums[-3]:
             return np.full(len(self.parameters), np.inf)
-        mean = self._sums[:-2] / (SCALE * self.num_nodes)
-        return np.concatenate([np.square(values.numpy() - mean).sum(axis=1) for values in self._blocks()])
+        mean = torch.from_numpy(self._sums[:-3] / (SCALE * self.num_nodes)).to(self.parameters.device)
+        distances = torch.cat([_sum_rows(values.sub_(mean).square_()) for values in self._blocks()])
+        return np.asarray(distances.cpu().numpy())
 
     def _blocks(self) -> Iterator[torch.Tensor]:
-        """Yield the fixed coordinates of some rows after the other, float64, on the host."""
-        count = max(1, BLOCK // len(self.coordinates))
+        """Yield the fixed coordinates of some rows after the other, float64, in memory of their own."""
+        size = BLOCK if self.parameters.device.type == "cpu" else GPU_BLOCK
+        count = max(1, size // len(self.coordinates))
         for start in range(0, len(self.parameters), count):
             rows = self.parameters[start : start + count]
             if len(self.coordinates) < rows.shape[1]:
-                rows = rows[:, self.coordinates]
-            yield rows.cpu().double()
+                rows = rows.index_select(1, self.coordinates)
+            yield rows.double()
+
+
+def _sum_rows(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of each row, which changes: halves are added up, so that no device chooses the order.
+
+    >>> _sum_rows(torch.arange(10.0).view(2, 5))
+    tensor([10., 35.])
+    """
+    width = values.shape[1]
+    while width > 1:
+        half = width // 2
+        values[:, :half].add_(values[:, width - half : width])
+        width -= half
+    return values[:, 0]

@@ -19,6 +19,7 @@ import torch
 from mpi4py import MPI
 
 from mpisim.errors import InputError
+from mpisim.exchange.meeting import meeting_point
 from mpisim.exchange.packed import PackedMessages, Parcel
 from mpisim.learning.device import device_identity, synchronize
 from mpisim.ranks.messages import from_rank_zero, to_rank_zero
@@ -88,6 +89,8 @@ def _has_ccl() -> bool:
 def check_devices(comm: MPI.Intracomm, waiting: Waiting, device: torch.device, num_ranks: int) -> None:
     """Find out whether each of the first ranks has a device of its own, where the backend wants that. Collective.
 
+    And whether they can meet where they are told to.
+
     Raises
     ------
     InputError
@@ -95,7 +98,8 @@ def check_devices(comm: MPI.Intracomm, waiting: Waiting, device: torch.device, n
     """
     places = to_rank_zero(comm, waiting, [socket.gethostname(), device_identity(device)])[:num_ranks]
 
-    def refuse_sharing() -> None:
+    def refuse() -> None:
+        meeting_point()
         for rank, place in enumerate(places):
             first = places.index(place)
             if device.type != "cpu" and first != rank:
@@ -104,7 +108,7 @@ def check_devices(comm: MPI.Intracomm, waiting: Waiting, device: torch.device, n
                     " torch.distributed does not take: use as many ranks as devices, or --transport mpi"
                 )
 
-    from_rank_zero(comm, waiting, refuse_sharing)
+    from_rank_zero(comm, waiting, refuse)
 
 
 def open_group(comm: MPI.Intracomm, waiting: Waiting, device: torch.device) -> None:
@@ -118,8 +122,8 @@ def open_group(comm: MPI.Intracomm, waiting: Waiting, device: torch.device) -> N
 
     def make_store() -> tuple[str, int]:
         nonlocal store
-        address = os.environ.get("MASTER_ADDR") or (LOOPBACK if one_host else socket.gethostname())
-        port = int(os.environ.get("MASTER_PORT") or 0)  # 0 for any that is free
+        address, port = meeting_point()
+        address = address or (LOOPBACK if one_host else socket.gethostname())
         store = dist.TCPStore(address, port, comm.size, True, timeout=seconds, wait_for_workers=False)
         return address, store.port
 

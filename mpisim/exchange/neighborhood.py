@@ -17,6 +17,7 @@ import torch
 from mpi4py import MPI
 
 from mpisim.exchange.mixing import mix
+from mpisim.exchange.packed import pinned_memory
 from mpisim.exchange.rows import Carry, RowMessages, round_rows, row_buffer
 from mpisim.graphs.mixing import MixingRule
 from mpisim.learning.parameters import row_stride
@@ -65,13 +66,18 @@ class ExchangePlan:
         Parameters
         ----------
         held : a name in HELD
-            Where the messages' rows are; of staged ones, only what is on the device counts.
+            Where the messages' rows are; of staged ones, only what is on the device counts: see ``staged``.
         """
         if held != "unpacked":
             sent = len(self.sent) if held == "packed" else 0
             return (len(self.received) + sent) * num_columns * wire.itemsize
         copies = 0 if wire == torch.float32 else len(np.unique(self.sent))
         return (len(self.received) + copies) * row_stride(num_columns) * wire.itemsize
+
+    def staged(self, num_columns: int, wire: torch.dtype = torch.float32) -> int:
+        """Return the bytes of pinned host memory through which messages to and from a device go."""
+        rows = [np.unique(ranks, return_counts=True)[1] for ranks in (self.received_from, self.sent_to)]
+        return pinned_memory(np.concatenate(rows) * num_columns * wire.itemsize)
 
 
 def plan_exchange(rule: MixingRule, rank_of_node: np.ndarray, num_ranks: int) -> list[ExchangePlan]:

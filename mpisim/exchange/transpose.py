@@ -18,6 +18,7 @@ import torch
 from mpi4py import MPI
 
 from mpisim.exchange.mixing import mix
+from mpisim.exchange.packed import pinned_memory
 from mpisim.exchange.rows import Carry, RowMessages, round_rows, row_buffer
 from mpisim.learning.parameters import row_stride
 from mpisim.ranks.waiting import Waiting
@@ -105,6 +106,12 @@ class TransposePlan:
             buffers = num_own * (num_columns - width) * (wire.itemsize + size)
             buffers += rounds * (num_nodes - num_own) * width * wire.itemsize
         return (num_nodes * width + rounds * num_own * num_columns) * size + buffers
+
+    def staged(self, num_columns: int, wire: torch.dtype = torch.float32) -> int:
+        """Return the bytes of pinned host memory: see ``ExchangePlan.staged``."""
+        nodes, widths = np.bincount(self.rank_of_node), np.diff(self.column_bounds(num_columns))
+        pieces = np.delete(np.stack([nodes[self.rank] * widths, nodes * widths[self.rank]]), self.rank, axis=1)
+        return sum(pinned_memory(pieces * size) for size in (wire.itemsize, torch.float32.itemsize))
 
 
 def _as_wire(matrix: torch.Tensor, wire: torch.dtype) -> torch.Tensor:

@@ -128,7 +128,9 @@ def write_shard(folder: Path, round: int, rank: int, arrays: Mapping[str, np.nda
     text = json.dumps(header)  # by hand: safetensors' own writer takes no arrays with gaps, and gives no checksum
     text += " " * (-len(text) % 8)
     path = folder / f"round-{round:06d}" / f"rank-{rank:05d}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for place in (folder, path.parent):  # not that of the log: where it is gone, so is the log
+        with suppress(FileExistsError):  # if it is no folder, opening a file in it says so
+            place.mkdir()
     path.with_name(MANIFEST).unlink(missing_ok=True)  # of a checkpoint found damaged: it knows other files
     head = len(text).to_bytes(8, "little") + text.encode()
     checksum = zlib.crc32(head)

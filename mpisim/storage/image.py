@@ -108,7 +108,7 @@ def make_variables(
                 name,
                 shape,
                 variable.dtype,
-                maxshape=_maxshape(variable, shape),
+                maxshape=maxshape(variable, shape),
                 chunks=_chunks(shape[1:], variable.dtype),
                 fillvalue=np.nan if variable.dtype == "f8" else 0,
             )
@@ -117,7 +117,7 @@ def make_variables(
             dataset = file.create_dataset(
                 name,
                 data=np.asarray(values, dtype=variable.dtype).reshape(shape),
-                maxshape=_maxshape(variable, shape),
+                maxshape=maxshape(variable, shape),
                 fillvalue=np.nan if variable.dtype == "f8" else 0,
             )
         for axis, dim in enumerate(variable.dims):
@@ -126,7 +126,8 @@ def make_variables(
         dataset.attrs["long_name"] = variable.long_name
 
 
-def _maxshape(variable: Variable, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+def maxshape(variable: Variable, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Return how far a variable of the log may grow: in rounds, and in ranks, without end."""
     return tuple(None if dim in ("round", "rank") else size for dim, size in zip(variable.dims, shape, strict=True))
 
 

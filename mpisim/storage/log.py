@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpisim.errors import InputError
 from mpisim.storage.image import Image, make_variables
 from mpisim.storage.variables import FINAL_VARIABLES, VARIABLES, Variable
 
@@ -40,6 +41,7 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
+        self._checkpoint_round: int | None = None  # None: as the file has it
         self._image: Image | None = None  # of the file as it is; None: not read yet
 
     @classmethod
@@ -58,7 +60,7 @@ class Log:
         ----------
         sizes : of the dimensions but round
         static : the variables without the dimension round, by name, but the final ones
-        attributes : root attributes beside schema, schema_version, status and date_created
+        attributes : root attributes beside schema, schema_version, status, checkpoint_round and date_created
         overwrite : bool
             Whether a file of this name gives way.
         variables : from ``logged_variables``
@@ -120,6 +122,10 @@ class Log:
                     image.file[name][: len(values)] = values
             image.file.attrs["status"] = status
 
+    def note_checkpoint(self, round: int) -> None:
+        """Note of which round the newest checkpoint is, 0 if there is none: the log says so from its next change on."""
+        self._checkpoint_round = round
+
     def tidy(self) -> None:
         """Remove what a run that was killed while it wrote has left beside the log. Nobody else may be writing it."""
         for path in self.path.parent.glob(f".{glob.escape(self.path.name)}.*"):
@@ -153,6 +159,7 @@ class Log:
             for name in FINAL_VARIABLES:
                 image.file[name][:] = np.nan
             image.file["rank_of_node"][:] = rank_of_node
+            self.note_checkpoint(num_rounds)
             history = {"history": f"{image.file.attrs['history']}\n{attributes['history']}"}
             image.file.attrs.update({"status": "running", **attributes, **history})
 
@@ -162,6 +169,8 @@ class Log:
         image = self._image or Image(self.path.read_bytes())
         self._image = None  # whatever fails from here on: the log on disk is right, and read again
         yield image
+        if self._checkpoint_round is not None:
+            image.file.attrs.modify("checkpoint_round", self._checkpoint_round)
         with _successor(self.path, image) as successor:
             successor.replace(self.path)
         self._image = image
@@ -182,7 +191,13 @@ def _successor(path: Path, image: Image) -> Iterator[Path]:
 
 
 def is_log(path: Path) -> bool:
-    """Return whether a file is a log of mpisim, and so may be replaced by one."""
+    """Return whether a file is a log of mpisim, and so may be replaced by one.
+
+    Raises
+    ------
+    InputError
+        If another program has it open to write.
+    """
     import h5py
 
     if not path.is_file() or not h5py.is_hdf5(path):
@@ -190,6 +205,8 @@ def is_log(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return str(file.attrs.get("schema")) == SCHEMA
+    except BlockingIOError as error:
+        raise InputError(f"{path}: another program has it open to write: close it there") from error
     except OSError:
         return False
 
@@ -204,6 +221,7 @@ def _write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
     file.attrs["schema"] = SCHEMA
     file.attrs["schema_version"] = SCHEMA_VERSION
     file.attrs["status"] = "running"
+    file.attrs["checkpoint_round"] = 0
     file.attrs["date_created"] = now
     for name, value in attributes.items():
         file.attrs[name] = value

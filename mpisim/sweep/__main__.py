@@ -34,7 +34,17 @@ from mpisim.sweep.executors import LAUNCHER, Executor, LocalExecutor, Orders
 from mpisim.sweep.expansion import Run, chosen, expand
 from mpisim.sweep.file import read_sweep
 from mpisim.sweep.machines import MACHINES
-from mpisim.sweep.state import DONE, FAILED, INTERRUPTED, RUNNING, SHORT, TO_DO, look_at_all
+from mpisim.sweep.state import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    LASTING,
+    RUNNING,
+    SHORT,
+    TO_DO,
+    check_writable,
+    look_at_all,
+)
 
 ESTIMATED = {"ranks_per_host": int, "latency": float, "bandwidth": float}  # options of a run that tell of the machine
 
@@ -100,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         "--walltime", type=float, metavar="SECONDS", help="that the job may take: the runs stop at a checkpoint before"
     )
     parser.add_argument(
+        "--no-download", action="store_true", help="runs take only data that is on disk, whatever the file says"
+    )
+    parser.add_argument(
         "--keep-checkpoints",
         action="store_true",
         help="of runs that are done, which takes the space of two copies of all models",
@@ -147,8 +160,10 @@ def _carry_out(runs: list[Run], options: argparse.Namespace, began: float) -> in
 
     folder: Path = options.output_dir
     states = look_at_all(runs, folder)
+    if any(state.kind not in LASTING for state in states):
+        check_writable(folder)
     deadline = None if options.walltime is None else began + options.walltime
-    executor = _executor(options, Orders(folder, options.ranks, deadline))
+    executor = _executor(options, Orders(folder, options.ranks, deadline, options.no_download))
     progress = Progress(runs, states, folder, executor.slots)
     sweep = Sweep(runs, states, folder, progress, options.keep_checkpoints)
     sweep.remove_checkpoints()

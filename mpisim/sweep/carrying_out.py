@@ -91,9 +91,7 @@ class Sweep:
             except KeyboardInterrupt:
                 executor.tell(signal.SIGKILL)
                 wait(self._under_way)
-        for number, state in enumerate(self.states):
-            if state.kind == RUNNING:  # by somebody else, who may have ended since
-                self.states[number] = self._look(number) or self.states[number]
+        self._look_at_others()
         self.remove_checkpoints()
         kinds = {state.kind for state in self.states}
         if self._stops(stop, deadline) and kinds - {DONE, FAILED, SHORT}:
@@ -131,8 +129,15 @@ class Sweep:
         for future in ended:
             number = self._under_way.pop(future)
             self._note(number, future, stop.asked)
+            self._look_at_others()
             self.progress.ended(self.runs[number], self.states[number], self.states)
         self.progress.tick(self.states, self._under_way.values())
+
+    def _look_at_others(self) -> None:
+        """Note how far the runs are that somebody else carries out, who may have ended since."""
+        for number, state in enumerate(self.states):
+            if state.kind == RUNNING:
+                self.states[number] = self._look(number) or self.states[number]
 
     def _note(self, number: int, future: Future[Ended], stopping: bool) -> None:
         """Note how a run ended: what its log says counts more than its exit code."""

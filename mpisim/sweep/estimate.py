@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mpisim.config import Config
+from mpisim.errors import InputError
 from mpisim.estimate.forecast import NO_MATTER, Forecasts, assumptions, link_of, machine_of, threads_of
 from mpisim.estimate.model import Estimate, Machine, part_of, summed
 from mpisim.estimate.table import plain_hours, table
@@ -35,7 +36,7 @@ def estimate_sweep(
     keep_checkpoints: bool,
     given: dict[str, Any],
 ) -> str:
-    """Return what the runs of a sweep take that are left, as text. Nothing is written.
+    """Return what the runs of a sweep take that are left, as text. Nothing is written, nor downloaded.
 
     Parameters
     ----------
@@ -47,12 +48,13 @@ def estimate_sweep(
     Raises
     ------
     InputError
-        If a run's options, or the files they name, are wrong.
+        If a run's options, or the files they name, are wrong, or its data are not on disk; the message names the run.
     """
     left = [(run, state) for run, state in zip(runs, states, strict=True) if state.kind not in (DONE, SHORT)]
     if not left:
         return f"nothing is left of {counted(len(runs))}"
-    configs = [dataclasses.replace(run.config, output=str(run.log(folder)), resume=True, **given) for run, _ in left]
+    given = given | {"resume": True, "no_download": True}
+    configs = [dataclasses.replace(run.config, output=str(run.log(folder)), **given) for run, _ in left]
     machine = machine_of(configs[0])
     if machine.cores is not None:
         machine = Machine(machine.ranks_per_host, max(1, machine.cores // jobs))
@@ -60,10 +62,13 @@ def estimate_sweep(
     forecasts = Forecasts(machine, link)
     of_kind: dict[str, Estimate] = {}
     estimates = []
-    for config, (_, state) in zip(configs, left, strict=True):
+    for config, (run, state) in zip(configs, left, strict=True):
         kind = _kind(config)
         if kind not in of_kind:
-            of_kind[kind] = _whole(forecasts, config, num_ranks)
+            try:
+                of_kind[kind] = _whole(forecasts, config, num_ranks)
+            except InputError as error:
+                raise InputError(f"run {run.name}: {error}") from error
         estimates.append(part_of(of_kind[kind], 1 - state.num_rounds / config.rounds))
     total = summed(estimates)
     if not keep_checkpoints:  # those of a run that is done are removed

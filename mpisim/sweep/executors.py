@@ -15,7 +15,7 @@ from typing import Protocol
 
 from mpisim.errors import InputError
 from mpisim.sweep.expansion import Run
-from mpisim.sweep.launch import Ended, launch, run_command, take_share_of_cores
+from mpisim.sweep.launch import Ended, environment_among_others, launch, run_command, take_share_of_cores
 
 LAUNCHER = "mpiexec -n {ranks}"
 
@@ -32,11 +32,14 @@ class Orders:
         Of each run.
     deadline : float, optional
         When all runs must have stopped, by ``time.monotonic``.
+    no_download : bool
+        Whether runs take only data that is on disk.
     """
 
     folder: Path
     ranks: int
     deadline: float | None = None
+    no_download: bool = False
 
     @property
     def seconds_left(self) -> float | None:
@@ -46,7 +49,8 @@ class Orders:
     def command(self, run: Run) -> list[str]:
         """Return the command of a run that is started now."""
         limits = [limit for limit in (self.seconds_left, run.config.walltime) if limit is not None]
-        return run_command(run.flags(), str(run.log(self.folder)), min(limits) if limits else None)
+        on_disk = ["--no-download"] if self.no_download and not run.config.no_download else []
+        return run_command([*run.flags(), *on_disk], str(run.log(self.folder)), min(limits) if limits else None)
 
 
 class Executor(Protocol):
@@ -111,7 +115,8 @@ class LocalExecutor:
     def submit(self, run: Run) -> Future[Ended]:
         """Start a run."""
         command = [*self._prefix, *self.orders.command(run), *self._threads(run)]
-        return self._pool.submit(launch, command, lambda: self._wanted)
+        environment = environment_among_others() if self.slots > 1 else None
+        return self._pool.submit(launch, command, lambda: self._wanted, environment)
 
     def tell(self, number: int) -> None:
         """Send a signal to all runs that are under way."""

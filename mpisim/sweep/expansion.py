@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mpisim.config import Config
+from mpisim.config import OF_ESTIMATES, Config
 from mpisim.errors import InputError
 from mpisim.graphs.files import FILE_KINDS
 from mpisim.graphs.generators import make_topology
@@ -43,12 +43,14 @@ class Run:
         return folder / f"{self.name}.h5"
 
     def flags(self) -> list[str]:
-        """Return its options as ``mpisim.run`` takes them.
+        """Return its options as ``mpisim.run`` takes them; those of estimates are not for it.
 
         A value is joined to its flag: it may begin with a minus.
         """
         found = []
         for option, value in self.options.items():
+            if option in OF_ESTIMATES:
+                continue
             if isinstance(value, bool):
                 found += [flag(option)] if value else _denied(option)
             elif isinstance(value, list):
@@ -75,7 +77,7 @@ def expand(file: SweepFile) -> list[Run]:
     try:
         runs = list(_runs(file))
         _check_distinct(runs)
-        count_nodes(runs)
+        _check_ood_nodes(runs, count_nodes(runs))
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from error
     return runs
@@ -116,6 +118,15 @@ def count_nodes(runs: list[Run]) -> dict[str, int]:
         except InputError as error:
             raise InputError(f"run {run.name}: {error}") from error
     return counts
+
+
+def _check_ood_nodes(runs: list[Run], counts: dict[str, int]) -> None:
+    for run in runs:
+        if (num_nodes := counts.get(run.config.topology)) is not None:
+            try:
+                run.config.check_ood_nodes(num_nodes)
+            except InputError as error:
+                raise InputError(f"run {run.name}: {error}") from error
 
 
 def _runs(file: SweepFile) -> Iterator[Run]:

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
+MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")  # of the ranks of one run, with --transport device
 LOOKS_EVERY = 0.1  # seconds: whether the run has ended, or is to
 LAST_BYTES, LAST_LINES = 16_000, 60  # of what a run that failed has printed
 
@@ -35,7 +36,9 @@ class Ended:
     seconds: float
 
 
-def launch(command: list[str], wanted_signal: Callable[[], int | None]) -> Ended:
+def launch(
+    command: list[str], wanted_signal: Callable[[], int | None], environment: Mapping[str, str] | None = None
+) -> Ended:
     """Run a command until it ends.
 
     Parameters
@@ -43,6 +46,7 @@ def launch(command: list[str], wanted_signal: Callable[[], int | None]) -> Ended
     wanted_signal : function
         Is asked again and again; what it returns is sent to the command, once, if it is a signal: SIGKILL to all of its
         processes.
+    environment : of the command; by default that of this process
     """
     started, sent = time.monotonic(), None
     with tempfile.TemporaryFile() as output:  # unlike a pipe it does not end the run when this process dies
@@ -52,6 +56,7 @@ def launch(command: list[str], wanted_signal: Callable[[], int | None]) -> Ended
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=environment,
                 start_new_session=True,  # Ctrl-C is for the sweep, which tells its runs
             )
         except OSError as error:
@@ -85,6 +90,8 @@ def gist(words: str) -> str:
 
     >>> gist("Traceback (most recent call last):\n  File …\nOSError: disk full\n= EXIT CODE: 1\n")
     'OSError: disk full'
+    >>> gist("ssh: Could not resolve hostname x1\n[mpiexec@x0] main (mpiexec.c:270): process manager error\n")
+    'ssh: Could not resolve hostname x1'
     """
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     for telling in (
@@ -95,7 +102,8 @@ def gist(words: str) -> str:
         found = [line for line in lines if re.match(telling, line)]
         if found:
             return found[-1].removeprefix("mpisim: ")
-    return lines[-1] if lines else "it said nothing"
+    others = [line for line in lines if not re.match(r"\[(mpiexec|proxy)[@:]", line)]  # Hydra, on the calls it made
+    return ["it said nothing", *lines[-1:], *others[-1:]][-1]
 
 
 def run_command(flags: list[str], log: str, seconds_left: float | None) -> list[str]:
@@ -111,6 +119,17 @@ def run_command(flags: list[str], log: str, seconds_left: float | None) -> list[
     if seconds_left is not None:
         kept.append(f"--walltime={seconds_left:.1f}")
     return [sys.executable, "-m", "mpisim.run", *flags, *kept]
+
+
+def environment_among_others(address: str = "") -> dict[str, str]:
+    """Return the environment of a run beside which others run: its ranks are not to meet where all are told to.
+
+    Parameters
+    ----------
+    address : of its first host, where its ranks meet; by default they find that out
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in MEETING_POINT}
+    return kept | ({"MASTER_ADDR": address} if address else {})
 
 
 def take_share_of_cores(slot: int, num_slots: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ class Machine:
         A command that starts the command after it, on each rank.
     environment : variables of every run
     defaults : more of them, which the job may have otherwise
+    address : str
+        Of a host on the network between hosts, with {host} for its name; by default the name.
     """
 
     ranks_per_host: int | None = None
@@ -46,6 +49,7 @@ class Machine:
     wrapper: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
+    address: str = ""
 
 
 # One rank at a time opens a log, and a Lustre that was mounted without locks would refuse it.
@@ -68,6 +72,7 @@ MACHINES: dict[str, Machine] = {
         },
         # Models travel from host memory, and MPICH need not look whose a buffer is; with --gpu-aware it must: 1.
         defaults={"MPIR_CVAR_ENABLE_GPU": "0"},
+        address="{host}.hsn.cm.aurora.alcf.anl.gov",
     ),
     "polaris": Machine(
         4,
@@ -105,6 +110,15 @@ def resources(machine: str, ranks: int) -> dict[str, Any]:
         "num_ranks": ranks,
         "launcher_options": MACHINES[machine].launcher_options,
     }
+
+
+def meeting_address(machine: str, hosts: Sequence[str]) -> str:
+    """Return where the ranks of a run on some hosts meet: the first one; nothing where they find that out.
+
+    >>> meeting_address("aurora", ["x1.site", "x2.site"]), meeting_address("aurora", ["x1.site"])
+    ('x1.hsn.cm.aurora.alcf.anl.gov', '')
+    """
+    return MACHINES[machine].address.format(host=hosts[0].partition(".")[0]) if len(hosts) > 1 else ""
 
 
 def hosts_of(machine: str, ranks: int, jobs: int | None) -> list[str]:

@@ -16,8 +16,8 @@ from typing import Any
 from mpisim.errors import InputError
 from mpisim.sweep.executors import Orders
 from mpisim.sweep.expansion import Run
-from mpisim.sweep.launch import Ended, launch, take_share_of_cores
-from mpisim.sweep.machines import MACHINES, hosts_of, hosts_per_run, parsl_config, resources
+from mpisim.sweep.launch import Ended, environment_among_others, launch, take_share_of_cores
+from mpisim.sweep.machines import MACHINES, hosts_of, hosts_per_run, meeting_address, parsl_config, resources
 
 SCRIPTS = ("interchange.py", "process_worker_pool.py")  # that Parsl starts
 take_share_once = functools.cache(take_share_of_cores)  # a worker carries out many runs
@@ -25,21 +25,18 @@ take_share_once = functools.cache(take_share_of_cores)  # a worker carries out m
 
 def perform(
     command: list[str],
-    wrapper: list[str],
+    machine: str,
     told: str,
-    shares_host: bool,
     parsl_resource_specification: dict[str, Any] | None = None,  # noqa: ARG001 (Parsl reads it)
 ) -> Ended:
     """Run a command on the ranks that Parsl has chosen. Within one of Parsl's workers.
 
     Parameters
     ----------
-    wrapper : put before the command, on each rank
+    machine : a name in ``machines.MACHINES``
     told : path of the file that names the signal to send, once it is there
-    shares_host : bool
-        Whether the workers divide this machine's cores among them.
     """
-    if shares_host:
+    if MACHINES[machine].ranks_per_host is None:  # the workers divide this machine's cores among them
         take_share_once(int(os.environ["PARSL_WORKER_RANK"]), int(os.environ["PARSL_WORKER_COUNT"]))
 
     def wanted_signal() -> int | None:
@@ -48,7 +45,9 @@ def perform(
         except (FileNotFoundError, ValueError):  # not there, or only half of it
             return None
 
-    return launch([*shlex.split(os.environ["PARSL_MPI_PREFIX"]), *wrapper, *command], wanted_signal)
+    launcher = shlex.split(os.environ["PARSL_MPI_PREFIX"])
+    address = meeting_address(machine, os.environ["PARSL_MPI_NODELIST"].split(","))
+    return launch([*launcher, *MACHINES[machine].wrapper, *command], wanted_signal, environment_among_others(address))
 
 
 class ParslExecutor:
@@ -105,12 +104,10 @@ class ParslExecutor:
 
     def submit(self, run: Run) -> Future[Ended]:
         """Start a run."""
-        machine = MACHINES[self.machine]
         future: Future[Ended] = self._perform(
             self.orders.command(run),
-            machine.wrapper,
+            self.machine,
             str(self._told),
-            machine.ranks_per_host is None,
             parsl_resource_specification=resources(self.machine, self.orders.ranks),
         )
         return future

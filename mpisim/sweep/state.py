@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,22 @@ def look_at_all(runs: Sequence[Run], folder: Path) -> list[State]:
         return [look(run, folder) for run in runs]
     except OSError as error:
         raise InputError(f"--output-dir {folder}: cannot be read: {error.strerror}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Find out whether the logs can be written to a folder, or where it is to be made, without a trace on disk.
+
+    Raises
+    ------
+    InputError
+        If they cannot.
+    """
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions do not tell all
+            pass
+    except OSError as error:
+        raise InputError(f"--output-dir {folder}: {place} cannot be written: {error.strerror}") from error
 
 
 def look(run: Run, folder: Path) -> State:
