@@ -29,6 +29,8 @@ class LogContent:
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)
         self.static = {name: self._draw(name) for name in VARIABLES if VARIABLES[name].dims[0] != "round"}
+        for name in ("link_target", "link_source"):
+            self.static[name] %= self.sizes["node"]
 
     def _draw(self, name: str) -> np.ndarray:
         shape = tuple(self.sizes[dim] for dim in VARIABLES[name].dims if dim != "round")

@@ -18,13 +18,18 @@ from mpi4py import MPI
 
 from mpisim import Config, Simulation
 from mpisim.analysis.logs import open_file
-from mpisim.bench import exchange, images, plain, scaling
+from mpisim.analysis.page import write_page
+from mpisim.analysis.table import rows as rows_of
+from mpisim.analysis.topology import edges_of
+from mpisim.bench import analysis, exchange, images, plain, scaling
 from mpisim.bench.__main__ import BENCHES, main
 from mpisim.bench.processes import IID, OOD, REST, ROUNDS, figures_of, run
 from mpisim.bench.startup import slowest_imports
 from mpisim.bench.timing import Comparison, Report, alternate
 from mpisim.data.datasets import DATASETS, load_dataset
 from mpisim.errors import InputError
+from mpisim.graphs.generators import make_topology
+from mpisim.units import plain_bytes
 
 # Turns, medians and ratios.
 
@@ -211,6 +216,10 @@ PROCESSES = {
     "exchange": (["--columns", "1001", "--rows", "2", "--rounds", "2"], ["2 rows each way"]),
     "devices": (["--device", "cpu", "--columns", "1001", "--rows", "2"], ["torch.distributed"]),
     "startup": (["--ranks", "1", "--rounds", "1"], ["a short run, 1 rank", "the main job, 1 rank"]),
+    "analysis": (
+        ["--logs", "3", "--nodes", "9", "--rounds", "2"],
+        ["summary of 3 logs", "page of 9 nodes × 2 rounds, until it is ready"],
+    ),
 }
 IN_THIS_PROCESS = {
     "mixing": (["--columns", "70000", "--rows", "3", "--terms", "2"], ["a pass for each term", "as many bytes"]),
@@ -270,7 +279,10 @@ def process_runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_bench_prints_its_table_and_writes_the_same_as_json(process_runs, name):
-    assert_table(*process_runs[name], name, PROCESSES[name][1], repeats=1)
+    rows = PROCESSES[name][1]
+    if "not measured: needs " in process_runs[name][0]:  # no browser
+        rows = rows[:1]
+    assert_table(*process_runs[name], name, rows, repeats=1)
 
 
 @pytest.fixture
@@ -340,6 +352,42 @@ def test_startup_shows_ten_imports_of_a_ranks_path(process_runs):
     assert any(module.startswith("torch") for module, _, _ in slowest)
 
 
+def test_the_logs_that_the_analysis_is_timed_on_have_the_studys_size_and_several_graphs(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis, "NUM_GRAPHS", 3)
+    names = analysis.write_logs(tmp_path, 5)
+    found = rows_of([tmp_path / name for name in names])
+    assert len(names) == len({row["path"] for row in found}) == 5
+    assert {(row["num_nodes"], row["num_rounds"], row["status"]) for row in found} == {(33, 40, "complete")}
+    for seed in range(3):
+        with open_file(tmp_path / names[seed]) as file:
+            assert sorted(make_topology(f"ba:n=33,m=2,seed={seed}").graph.edges) == sorted(map(tuple, edges_of(file)))
+    assert (tmp_path / names[4]).read_bytes() == (tmp_path / names[1]).read_bytes()
+
+
+def test_the_analysis_says_what_a_page_takes_beside_the_library_and_a_summary_of_memory(process_runs, tmp_path):
+    printed, written = process_runs["analysis"]
+    [size] = written["figures"]["page written"]["bytes beside the library"]
+    analysis.write_log(tmp_path / "large.h5", "ba:n=9,m=2,seed=0", 2)
+    write_page([tmp_path / "large.h5"], tmp_path / "page.html", Config().as_dict())
+    library = (tmp_path / "page.html").read_text(encoding="utf-8").split("<script>")[1].split("</script>")[0]
+    assert size == pytest.approx((tmp_path / "page.html").stat().st_size - len(library.encode()), abs=500)
+    [memory] = written["figures"]["summary"]["bytes of memory"]
+    assert 2**24 < memory < 2**30  # more than a bare Python, less than all of a machine
+    [line] = [line for line in printed.splitlines() if line.startswith("memory of the summary of 3 logs")]
+    assert line.split()[-4:-2] == plain_bytes(memory).split()
+
+
+def test_without_a_browser_the_analysis_says_so_and_measures_the_rest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
+    path = tmp_path / "bench.json"
+    options = ["--logs", "1", "--nodes", "4", "--rounds", "1", "--repeats", "1"]
+    assert main(["analysis", *options, "--json", str(path)]) == 0
+    missing = "page ready in a browser: not measured: needs playwright: pip install playwright"
+    assert missing in capsys.readouterr().out.splitlines()
+    [comparison] = json.loads(path.read_text())["comparisons"]
+    assert (comparison["what"], comparison["against_seconds"]) == ("summary of 1 log", [60.0])
+
+
 WRONG = {
     "no turn": (["mixing", "--repeats", "0"], r"argument --repeats: '0' must be an integer, 1 or more"),
     "no number": (["mixing", "--rows", "many"], r"argument --rows: 'many' must be an integer, 1 or more"),
@@ -348,6 +396,7 @@ WRONG = {
     "no folder": (["mixing", "--json", "not/there.json"], r"--json not/there\.json: .*not cannot be written"),
     "a folder": (["mixing", "--json", "."], r"--json \.: is a folder: name a file in it"),
     "no ranks": (["estimate", "--ranks", "0"], "argument --ranks: '0' must be an integer, 1 or more"),
+    "few nodes": (["analysis", "--nodes", "2"], "topology 'ba:n=2,m=2,seed=0': Barabási–Albert"),
     "few ranks": (["oversubscribed", "--ranks", "2", "--against", "2"], "must be more than 2: take 3 or more"),
     "one size": (["scaling", "--nodes", "33", "33"], "--nodes 33: is compared with nothing: give two numbers or more"),
     "many terms": (["mixing", "--rows", "2", "--terms", "4"], "--terms 4: 2 own and 1 received rows are fewer"),

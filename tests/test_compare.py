@@ -1,6 +1,7 @@
 """Runs are grouped by what differs but the seeds; means, intervals and the improvement are those worked out by hand."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from plain_logs import write_log
 
 from mpisim.analysis.compare import as_dict, as_rows, compare, load
+from mpisim.config import Config
+from mpisim.decisive import FREE, PART_OF, ROUNDINGS
+from mpisim.learning.optimizers import OPTIMIZERS
 from mpisim.report.__main__ import main
 
 NO_NUMBER = pytest.approx(np.nan, nan_ok=True)
@@ -195,9 +199,57 @@ def test_the_rank_correlation_is_the_median_over_runs_that_have_one(tmp_path):
     assert found.groups[0].rank_correlation == pytest.approx(0.8)
 
 
-def test_an_option_that_only_newer_logs_have_parts_them_from_older_ones(tmp_path):
-    runs = [run(tmp_path, "older", "degree", 0.5), run(tmp_path, "newer", "degree", 0.5, wings=2)]
-    assert [group.settings for group in compare(runs).groups] == [{"wings": "2"}, {"wings": "–"}]
+@pytest.mark.parametrize(
+    "option, value, groups",
+    [
+        ("wire", "float32", [{}]),  # the default
+        ("wire", "bfloat16", [{"wire": "bfloat16"}, {"wire": "float32"}]),
+        ("betas", [0.9, 0.999], [{}]),
+        ("transport", "device", [{}]),  # no result depends on it
+        ("tinymem_examples", 9, [{}]),  # nor on this, with digits
+        ("wings", 2, [{"wings": "2"}, {"wings": "–"}]),  # nobody knows
+    ],
+)
+def test_an_option_that_only_newer_logs_have_parts_them_from_older_ones_if_it_is_not_the_default(
+    tmp_path, option, value, groups
+):
+    runs = [run(tmp_path, "older", "degree", 0.5), run(tmp_path, "newer", "degree", 0.5, seed=1, **{option: value})]
+    found = compare(runs)
+    assert [group.settings for group in found.groups] == groups
+    assert sum(group.num_runs for group in found.groups) == 2
+    assert found.num_repeated == 0
+
+
+@pytest.mark.parametrize(("option", "values"), [("betas", ([0.5, 0.9], [0.6, 0.9])), ("momentum", (0.5, 0.9))])
+def test_an_option_tells_runs_apart_only_where_it_plays_a_part(tmp_path, option, values):
+    for optimizer, parts in {"sgd": option == "momentum", "adam": option == "betas"}.items():
+        runs = [
+            run(tmp_path, f"{optimizer}-{seed}", "degree", 0.5, seed=seed, optimizer=optimizer, **{option: value})
+            for seed, value in enumerate(values)
+        ]
+        assert len(compare(runs).groups) == 1 + parts
+
+
+def test_what_plays_a_part_in_some_runs_alone_is_not_told_beside_what_tells_that(tmp_path):
+    runs = [run(tmp_path, name, "degree", 0.5, optimizer=name) for name in ("sgd", "adam")]
+    assert [group.settings for group in compare(runs).groups] == [{"optimizer": "adam"}, {"optimizer": "sgd"}]
+
+
+def test_what_is_said_of_options_is_said_of_options_there_are():
+    options = {each.name: each for each in dataclasses.fields(Config)}
+    assert options.keys() >= FREE | ROUNDINGS | PART_OF.keys()
+    assert not FREE & ROUNDINGS
+    for other, values in PART_OF.values():
+        choices = options[other].metadata.get("choices", OPTIMIZERS)
+        assert values < set(choices)
+
+
+def test_other_transport_does_not_hide_the_improvement(tmp_path):
+    runs = [
+        run(tmp_path, "unweighted", "unweighted", 0.4, transport="mpi"),
+        run(tmp_path, "degree", "degree", 0.8, transport="device"),
+    ]
+    assert compare(runs).improvement == pytest.approx(1)
 
 
 def test_what_json_holds_has_no_number_that_json_does_not_know(tmp_path):

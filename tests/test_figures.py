@@ -1,7 +1,9 @@
 """Figures show the numbers of the logs: bars, lines, colors and labels are looked at as matplotlib's objects."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import h5py
 import networkx as nx
@@ -13,7 +15,7 @@ from matplotlib.patches import Rectangle, StepPatch
 
 from mpisim.analysis import figure_style, figures
 from mpisim.analysis.figure_bars import ood_auc_bars, relative_difference_bars
-from mpisim.analysis.figure_curves import curves, time_split
+from mpisim.analysis.figure_curves import PART_COLORS, curves, time_split
 from mpisim.analysis.figure_graphs import graphs, same_but_strategy
 from mpisim.analysis.figure_influence import arrival_rounds, influence, mixing
 from mpisim.analysis.figure_trends import TRENDS, trend
@@ -193,6 +195,12 @@ def test_distances_have_a_color_each_and_what_is_out_of_reach_is_gray():
 
 
 # Which runs stand together
+
+
+def test_what_has_no_part_in_a_run_or_changes_no_result_makes_no_setting(make):
+    runs = [make.run(tinymem_examples=count, transport=transport) for count, transport in ((9, "device"), (8, "mpi"))]
+    runs += [make.run(ood="none"), make.run(trigger_label="zero", gpu_aware=True)]
+    assert {label: len(members) for label, members in settings(runs).items()} == {"digits": 3, "digits, OOD none": 1}
 
 
 def test_a_setting_tells_what_differs_from_most_runs_and_changes_results(make):
@@ -564,7 +572,7 @@ def test_curves_of_aggregated_models_alone_and_without_ood(make):
     variables = logged_variables(trained=False, aggregated=True, epochs=False)
     path = make.log([[0.1], [0.3]], [[NONE], [NONE]], ood="none", variables=variables)
     figure = curves(path)
-    assert [axes.get_title() for axes in figure.axes] == ["IID accuracy"]
+    assert [axes.get_title() for axes in figure.axes] == ["IID accuracy\nof aggregated models"]
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [0.1, 0.3])
     assert words(figure.legends[0]) == ["mean over nodes", "a node"]
 
@@ -604,6 +612,11 @@ def test_the_parts_of_a_round_are_stacked_means_over_ranks(make):
     assert len({part.get_facecolor() for part in parts}) == 5
     assert figure.axes[0].get_ylabel() == "seconds (mean over ranks)"
     assert_readable(figure)
+
+
+def test_a_part_of_a_round_has_one_color_in_figures_and_on_the_page():
+    style = Path(figures.__file__).with_name("page.css").read_text(encoding="utf-8").split("}")[0]
+    assert {part: re.search(rf"--{part}: (#\w+);", style)[1].upper() for part in PART_COLORS} == PART_COLORS
 
 
 # Mixing, influence, arrival
@@ -685,6 +698,33 @@ def test_a_disc_is_as_large_as_its_nodes_are_many(make):
     assert (leaves - floor) == pytest.approx(8 * (hub - floor))
 
 
+# Aggregated models
+
+
+OF_AGGREGATED = logged_variables(trained=False, aggregated=True, epochs=False)
+OF_SCORES = {
+    "ood_auc": lambda paths: ood_auc_bars(load_runs(paths)),
+    "relative_difference": lambda paths: relative_difference_bars(load_runs(paths)),
+    "degree_rank": lambda paths: trend(load_runs(paths), "degree_rank"),
+    "graphs": lambda paths: graphs(load_runs(paths[:1])),
+    "curves": lambda paths: curves(paths[0]),
+    "influence": lambda paths: influence(paths[0]),
+    "arrival": lambda paths: arrival_rounds(paths[0]),
+}
+
+
+@pytest.mark.parametrize("make_figure", OF_SCORES.values(), ids=OF_SCORES)
+@pytest.mark.parametrize("aggregated", [True, False])
+def test_a_figure_says_if_its_scores_are_those_of_aggregated_models(make, make_figure, aggregated):
+    more = {"variables": OF_AGGREGATED, "evaluate_at": "aggregated"} if aggregated else {}
+    scores = [[0.2, 0.3, 0.4, 0.5], [0.9, 0.8, 0.7, 0.6]]
+    paths = [make.log(scores, scores, topology="star:n=4", ood_rank=rank, **more) for rank in (1, 2)]
+    figure = make_figure(paths)
+    said = [text.get_text() for text in texts(figure) if "of aggregated models" in " ".join(text.get_text().split())]
+    assert len(said) == (2 if make_figure is OF_SCORES["curves"] else 1) * aggregated
+    assert_readable(figure)
+
+
 # What there is nothing for
 
 
@@ -748,7 +788,17 @@ def test_what_is_left_out_is_told_on_stderr(make, tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "left out: graphs (needs a round)" in printed.err.splitlines()
-    assert "left out: curves (needs a round)" in printed.err.splitlines()
+    assert "left out: curves (needs a round with accuracies)" in printed.err.splitlines()
+
+
+def test_where_no_ood_accuracy_is_a_number_that_is_why_a_figure_is_left_out(make, tmp_path):
+    said = []
+    log = make.log([[0.5]], [[NONE]], topology="path:n=3", ood_node=[0])
+    write_figures([log], tmp_path / "out", ["svg"], said.append)
+    assert [line for line in said if "influence" in line or "arrival" in line] == [
+        "left out: influence (needs an OOD node, OOD accuracies in a round, and weights that follow from the topology)",
+        "left out: arrival (needs an OOD node, OOD accuracies in a round, and another node in its reach)",
+    ]
 
 
 def test_figures_of_one_log_have_its_name_where_several_are_given(make, tmp_path):
@@ -761,7 +811,7 @@ def test_figures_of_one_log_have_its_name_where_several_are_given(make, tmp_path
         "mixing_matrix-a.svg",
         "mixing_matrix-b.svg",
     ]
-    assert "left out: curves of a, b, a-2, c (needs a round)" in said
+    assert "left out: curves of a, b, a-2, c (needs a round with accuracies)" in said
     assert any(line.startswith("left out: mixing_matrix of c (needs weights") for line in said)
 
 

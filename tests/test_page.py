@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from plain_logs import write_log
 
+from mpisim.analysis.measures import accuracy_auc
 from mpisim.analysis.page import write_page
 from mpisim.analysis.page_data import SPARED, page_data
 from mpisim.storage.variables import logged_variables
@@ -194,6 +195,34 @@ def test_a_click_selects_a_node_and_its_curves_are_those_of_the_log(shown, log, 
     assert page.text_content("#neighbors").strip() == "1 neighbor: 1"
 
 
+def test_hovering_over_a_node_shows_what_the_log_says_of_it(shown, log, rounds):
+    page = shown(log)
+    move_to(page, 3)
+    order = traces(page, "graphs", "nodes")[0]["customdata"]
+    for node, samples, rank in ((0, 7, 0), (1, 8, 0), (2, 9, 1)):
+        page.mouse.move(*point_of(page, "graphs", order.index(node)))
+        page.wait_for_function(
+            "start => document.querySelector('#graphs .hovertext')?.textContent.startsWith(start)", arg=f"node {node},"
+        )
+        told = page.eval_on_selector_all(
+            "#graphs .hovertext tspan.line", "all => all.map((each) => each.textContent.trim())"
+        )
+        degree, degree_rank = ((1, 2), (2, 1), (1, 3))[node]
+        iid, ood = (rounds[2][f"{kind}_accuracy"][node] for kind in ("iid", "ood"))
+        assert told == [
+            f"node {node}, degree {degree} (degree rank {degree_rank})",
+            f"{samples} samples, on MPI rank {rank}",
+            f"IID accuracy {iid:.3f}, OOD {ood:.3f}",
+        ]
+    scroll_to(page, "prediction")
+    [nodes] = traces(page, "prediction", "nodes")
+    page.mouse.move(*point_of(page, "prediction", 2))
+    page.wait_for_selector("#prediction .hovertext")
+    predicted, measured = nodes["x"][2], accuracy_auc(np.array([values["ood_accuracy"][2] for values in rounds]))
+    told = page.text_content("#prediction .hovertext")
+    assert told == f"node 2, 1 hops awaypredicted {predicted:.3f}, measured {measured:.3f}"
+
+
 def test_a_node_is_also_selected_by_its_number_as_a_neighbor_and_in_the_prediction(shown, log):
     page = shown(log)
     page.fill("#number", "0")
@@ -291,6 +320,27 @@ def test_up_to_four_runs_stand_side_by_side_and_share_the_slider(tmp_path, shown
     np.testing.assert_allclose(selected, [values["iid_accuracy"][1] for values in logs[4]], atol=STEP)
     cells = page.eval_on_selector_all("#options tr.differs td", "all => all.map((each) => each.textContent)")
     assert cells == ["degree", "random", "fl", "none"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_panel_is_headed_by_what_tells_its_run_from_those_beside_it(tmp_path, shown, width):
+    long = "sb:sizes=4-4-4-4-4-4-4-4,p_in=0.7,p_out=0.1,seed="
+    paths = [
+        write_log(tmp_path / f"{place}.h5", f"{long}{seed}", strategy="betweenness-similarity", seed=seed, **more)
+        for seed in range(2)
+        for place, more in ((f"{seed}-a", {}), (f"{seed}-b", {"lr": 0.5}))
+        for more in ({"iid": ((0.5,) * 32,), "ood": ((0.5,) * 32,)} | more,)
+    ]
+    page = shown(*paths, viewport={"width": width, "height": 900})
+    headings = page.evaluate("graphs.layout.annotations.map((each) => each.text.replaceAll(/<.*?>| /g, ''))")
+    labels = [f"{long}{seed}{lr}" for seed in range(2) for lr in (", lr 0.1", ", lr 0.5")]
+    assert headings == [
+        f"{letter}{label}OODaccuracy,mean0.500".replace(" ", "") for letter, label in zip("ABCD", labels, strict=True)
+    ]
+    widths = page.eval_on_selector_all(
+        "#graphs .annotation-text tspan", "all => all.map((each) => each.getBoundingClientRect().width)"
+    )
+    assert max(widths) < page.evaluate("graphs.layout.meta.widths[0]")
 
 
 def test_a_chart_is_drawn_when_it_comes_near_the_view_and_anew_when_it_is_seen_again(shown, log):

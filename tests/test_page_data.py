@@ -184,8 +184,19 @@ def test_the_options_that_matter_come_first_then_those_that_were_chosen(tmp_path
     [
         ([{"strategy": "degree", "seed": 0}, {"strategy": "none", "seed": 1}], ["degree, seed 0", "none, seed 1"]),
         ([{"output": "x.h5"}, {"output": "y.h5"}], ["run0", "run1"]),
-        ([{"lr": 0.1}, {"lr": 0.1}, {"lr": 0.2}], ["lr 0.1, run0", "lr 0.1, run1", "lr 0.2"]),
-        ([{"ood_node": [1, 2]}, {}], ["ood node 1 2", "ood node –"]),
+        ([{"lr": 0.1}, {"lr": 0.1}, {"lr": 0.2}], ["run0", "run1", "lr 0.2"]),
+        ([{"lr": 0.1}, {"lr": 0.2}], ["lr 0.1", "lr 0.2"]),
+        ([{"ood_node": [1, 2]}, {}], ["OOD trigger at node 1 2", "OOD trigger at degree rank 1"]),
+        ([{"ood": "none", "ood_rank": 3}, {"ood_rank": 4}], ["OOD none", "OOD trigger at degree rank 4"]),
+        ([{"transport": "device"}, {"precision": "float32"}], ["run0", "run1"]),
+        (
+            [{"topology": f"ba:n=9,m=2,seed={seed}", "seed": seed} for seed in (0, 1)],
+            [f"ba:n=9,m=2,seed={seed}" for seed in (0, 1)],
+        ),
+        (
+            [{"dataset": "digits", "tinymem_tests": 9}, {"dataset": "tinymem", "tinymem_tests": 8}, {"lr": 2}, {}],
+            ["digits, run0", "tinymem", "digits, lr 2", "digits, run3"],
+        ),
     ],
 )
 def test_runs_are_named_by_what_differs(tmp_path, content, options, labels):
@@ -194,6 +205,22 @@ def test_runs_are_named_by_what_differs(tmp_path, content, options, labels):
         content.attributes = content.attributes | {"config": json.dumps({"rounds": 4} | each)}
         paths.append(content.write(tmp_path / f"run{number}.h5", [], variables=TRAINED))
     assert [run["label"] for run in page_data(paths, ROOM)] == labels
+
+
+def test_an_option_that_an_older_log_does_not_know_is_shown_by_its_default_and_tells_only_if_it_differs(
+    tmp_path, content
+):
+    paths = []
+    for number, more in enumerate(({}, {"wire": "bfloat16", "precision": "float32", "transport": "device"})):
+        content.attributes = content.attributes | {"config": json.dumps({"rounds": 4} | more)}
+        paths.append(content.write(tmp_path / f"run{number}.h5", [], variables=TRAINED))
+    older, newer = page_data(paths, ROOM)
+    assert [older["label"], newer["label"]] == ["wire float32", "wire bfloat16"]
+    assert {name: option["text"] for name, option in older["options"].items() if name != "rounds"} == {
+        "wire": "float32",
+        "precision": "float32",
+    }
+    assert {name for name, option in newer["options"].items() if not option["tells"]} == {"transport"}
 
 
 def test_provenance_counts_equal_ranks(tmp_path, content):

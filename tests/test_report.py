@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from plain_logs import write_log
 
@@ -14,6 +15,7 @@ from mpisim.analysis.summary import as_text, summarize
 from mpisim.analysis.table import rows
 from mpisim.config import Config
 from mpisim.report.__main__ import main
+from mpisim.report.commands import COMMANDS
 
 
 def test_of_one_log_the_command_prints_the_whole_summary(tmp_path, log_content, capsys):
@@ -60,16 +62,58 @@ def test_logs_beside_the_wrong_one_are_shown(tmp_path, capsys, command):
     assert error == f"mpisim: {tmp_path / 'other.h5'}: no such log\n"
 
 
-def test_the_command_imports_neither_mpi_nor_torch(tmp_path, log_content):
-    path = log_content.write(tmp_path / "run.h5", [log_content.round()])
+@pytest.mark.parametrize("more", [[], ["--csv", "-"]])
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_every_command_calls_a_log_broken_whose_link_is_of_no_node(tmp_path, capsys, command, more):
+    path, out = write_log(tmp_path / "run.h5"), {"figures": "out", "animate": "out.gif", "page": "out.html"}
+    with h5py.File(path, "r+") as file:
+        file["link_source"][0] = 99
+    if command in out:
+        more = ["--out", str(tmp_path / out[command])]
+    elif command == "watch":
+        more = ["--once"]
+    assert main([command, str(path), *more]) == 2
+    output, error = capsys.readouterr()
+    assert (output, error) == ("", f"mpisim: {path}: is a broken log: a link is of node 99, but the nodes are 0…3\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("command", "out"), [("figures", "figures"), ("page", "page.html")])
+def test_figures_and_page_make_nothing_where_one_log_is_wrong(tmp_path, capsys, command, out):
+    path = write_log(tmp_path / "run.h5")
+    assert main([command, str(path), str(tmp_path / "other.h5"), "--out", str(tmp_path / out)]) == 2
+    assert capsys.readouterr() == ("", f"mpisim: {tmp_path / 'other.h5'}: no such log\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_command_and_no_module_of_the_analysis_imports_mpi_or_torch(tmp_path):
+    for extra in ("matplotlib", "plotly", "rich", "xarray"):
+        pytest.importorskip(extra, reason=f"{extra} is not installed")
+    logs = [
+        str(write_log(tmp_path / f"{name}.h5", strategy=name, iid=scores, ood=scores))
+        for name, scores in (("degree", [[0.5] * 4, [0.75] * 4]), ("unweighted", [[0.25] * 4, [0.5] * 4]))
+    ]
+    commands = {
+        "summary": logs,
+        "compare": logs,
+        "figures": [*logs, "--out", str(tmp_path / "figures"), "--format", "svg"],
+        "animate": [logs[0], "--out", str(tmp_path / "run.gif")],
+        "page": [*logs, "--out", str(tmp_path / "page.html")],
+        "watch": [logs[0], "--once"],
+    }
+    assert set(commands) == {command.name for command in COMMANDS}
     script = (
-        "import sys, mpisim.report.__main__ as report;"
-        " print(report.main(sys.argv[1:]), {'mpi4py', 'torch'} & set(sys.modules))"
+        "import importlib, json, pkgutil, sys, mpisim.analysis, mpisim.report.__main__ as report\n"
+        "for module in pkgutil.walk_packages(mpisim.analysis.__path__, 'mpisim.analysis.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "codes = [report.main([name, *rest]) for name, rest in json.loads(sys.argv[1]).items()]\n"
+        "wrong = sorted({'mpi4py', 'torch'} & {*sys.modules})\n"
+        "sys.stderr.write(f\"{codes} {'matplotlib.figure' in sys.modules} {wrong}\")"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "summary", str(path)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "0 set()"
+    command = [sys.executable, "-c", script, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[0, 0, 0, 0, 0, 0] True []"
+    assert {path.name for path in tmp_path.iterdir()} > {"run.gif", "page.html", "figures"}
 
 
 def test_the_module_runs_as_a_program_that_returns_the_code(tmp_path):

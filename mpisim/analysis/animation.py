@@ -11,7 +11,7 @@ import numpy as np
 
 from mpisim.analysis.figure_style import ACCURACIES, GRAY, OOD_COLOR, OOD_MARKER
 from mpisim.analysis.film import find_ffmpeg, write_gif, write_mp4
-from mpisim.analysis.logs import configuration, reading, score, title_of
+from mpisim.analysis.logs import configuration, is_aggregated, reading, score, title_of
 from mpisim.analysis.outputs import check_output, replacing
 from mpisim.analysis.topology import edges_of, graph_of, positions
 from mpisim.errors import InputError, unknown_name
@@ -116,7 +116,7 @@ def read_scene(path: str | Path, quantity: str) -> Scene:
             title += f" ({status}, {len(values)} of {configuration(file)['rounds']} rounds)"
         return Scene(
             title=title,
-            label=label if "iid_accuracy" in file else f"{label}, aggregated models",
+            label=f"{label}, aggregated models" if is_aggregated(file) else label,
             values=values,
             rounds=1
             + np.unique(np.linspace(0, len(values) - 1, min(len(values), MAX_FRAMES)).round().astype(np.int64)),

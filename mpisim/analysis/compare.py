@@ -18,7 +18,8 @@ from mpisim.analysis import columns
 from mpisim.analysis.influence import compare_prediction
 from mpisim.analysis.logs import reading
 from mpisim.analysis.measures import AWARE, UNAWARE, bootstrap_interval, improvements
-from mpisim.analysis.runs import WITHOUT_EFFECT, Run, natural, run_of
+from mpisim.analysis.runs import Run, natural, run_of
+from mpisim.decisive import DEFAULTS
 
 FIGURES = {"iid_accuracy": "IID", "ood_accuracy": "OOD", "iid_auc": "IID AUC", "ood_auc": "OOD AUC"}
 # What tells runs apart by itself. The options behind the topology and the OOD nodes are those words'.
@@ -111,7 +112,7 @@ def load(path: str | Path) -> Compared:
     further = {name: _in_words(value) for name, value in run.options.items() if name not in BEHIND_MAIN}
     main = (run.strategy, run.family.label, run.dataset, run.placement.removeprefix("OOD at "))
     settings = dict(zip(MAIN, main, strict=True)) | {"OOD kind": str(run.option("ood"))} | further
-    return Compared(run, {name: settings[name] for name in settings if name not in WITHOUT_EFFECT}, correlation)
+    return Compared(run, settings, correlation)
 
 
 def _in_words(value: Any) -> str:
@@ -151,7 +152,9 @@ def _differs(runs: Sequence[Compared], name: str) -> bool:
     found: dict[tuple[str, ...], set[str | None]] = {}
     for run in runs:
         known = () if name in MAIN else (run.settings["data"], run.settings["OOD nodes"])
-        found.setdefault(known, set()).add(run.settings.get(name))
+        # What mpisim knows, and a run lacks, plays no part there.
+        if name in run.settings or name not in DEFAULTS:
+            found.setdefault(known, set()).add(run.settings.get(name))
     return any(len(values) > 1 for values in found.values())
 
 
@@ -194,8 +197,7 @@ def _ood_auc(members: Sequence[Compared], strategies: Sequence[str]) -> float:
 
 
 def _identity(compared: Compared) -> str:
-    options = {name: value for name, value in compared.run.options.items() if name not in WITHOUT_EFFECT}
-    return json.dumps(options, sort_keys=True)
+    return json.dumps(compared.run.options, sort_keys=True)
 
 
 def _known(values: Iterable[float]) -> np.ndarray:

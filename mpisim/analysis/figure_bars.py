@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpisim.analysis.figure_style import MOST_PANELS, below, in_order, new_figure, open_axes, style_of, wrapped
+from mpisim.analysis.figure_style import (
+    MOST_PANELS,
+    below,
+    in_order,
+    new_figure,
+    of_models,
+    open_axes,
+    style_of,
+    wrapped,
+)
 from mpisim.analysis.measures import bootstrap_interval
 from mpisim.analysis.runs import Run, best_placed, natural, settings, unfinished
 
@@ -61,7 +70,7 @@ def _bars(runs: Sequence[Run], quantity: str, label: str) -> Figure | None:
         room = max(len(labels) + 0.2, (width - 1.2) / (len(shown) * BAR + GAP) / 2)
         axes.set_xlim((len(labels) - 1 - room) / 2, (len(labels) - 1 + room) / 2)
         axes.set_title(wrapped(setting, width - 1.2), fontsize="medium")
-        axes.set_ylabel(label, fontsize="small")
+        axes.set_ylabel(of_models(label, any(run.is_aggregated for run in members)), fontsize="small")
     styles = {name: style_of(name) for name in strategies}
     handles = [
         Patch(facecolor=style.color, hatch=style.hatch, edgecolor="black", linewidth=0.4, label=name)

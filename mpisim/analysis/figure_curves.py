@@ -16,15 +16,15 @@ from mpisim.analysis.figure_style import (
     OOD_COLOR,
     ORANGE,
     PURPLE,
-    SKY,
     below,
     distance_bar,
     distance_colors,
     new_figure,
+    of_models,
     open_axes,
     title_of,
 )
-from mpisim.analysis.logs import reading, score_curve
+from mpisim.analysis.logs import is_aggregated, reading, score_curve
 from mpisim.analysis.summary import KINDS, PARTS
 from mpisim.analysis.topology import distances, graph_of
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PART_COLORS = dict(zip(PARTS, (BLUE, SKY, ORANGE, GREEN, PURPLE), strict=True))
+# Those of the page.
+PART_COLORS = dict(zip(PARTS, (BLUE, ORANGE, GREEN, PURPLE, GRAY), strict=True))
 MEAN: dict[str, Any] = {"color": BLACK, "linewidth": 2.6}
 OOD: dict[str, Any] = {"color": OOD_COLOR, "linewidth": 1.8, "linestyle": "--"}
 
@@ -48,6 +49,7 @@ def curves(path: Path) -> Figure | None:
         title, num_rounds, is_ood = title_of(file), len(file["round"]), file["is_ood"][:] > 0
         away = distances(graph_of(file), np.flatnonzero(is_ood))
         accuracies = {kind: score_curve(file, f"{kind}_accuracy") for kind in KINDS}
+        aggregated = is_aggregated(file)
     shown = {kind: accuracy for kind, accuracy in accuracies.items() if np.isfinite(accuracy).any()}
     if not shown:
         return None
@@ -56,7 +58,7 @@ def curves(path: Path) -> Figure | None:
     for axes, (kind, accuracy) in zip(panels, shown.items(), strict=True):
         rounds = np.arange(1, len(accuracy) + 1) * num_rounds / len(accuracy)
         _draw_curves(axes, rounds, accuracy, away, is_ood)
-        axes.set_title(f"{kind.upper()} accuracy", fontsize="medium")
+        axes.set_title(of_models(f"{kind.upper()} accuracy", aggregated), fontsize="medium")
         axes.set(xlabel="round", ylim=(-0.02, 1.02))
     panels[0].set_ylabel("accuracy")
     handles = [Line2D([], [], label="mean over nodes", **MEAN)]

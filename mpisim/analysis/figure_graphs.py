@@ -18,6 +18,7 @@ from mpisim.analysis.figure_style import (
     below,
     in_order,
     new_figure,
+    of_models,
     ood_mark,
     unknown_mark,
 )
@@ -86,7 +87,8 @@ def graphs(runs: Sequence[Run], title: str = "") -> Figure | None:
             told = f"mean {measured.mean():.3f}" if len(measured) else "not measured"
             axes.set_title(f"{heading}{kind.upper()}, {told}", fontsize="small")
     mappable = ScalarMappable(Normalize(0, 1), colormaps[ACCURACIES])
-    figure.colorbar(mappable, ax=panels, label="accuracy in the last round", shrink=min(1, 2 / rows))
+    label = of_models("accuracy in the last round", any(run.is_aggregated for run in runs))
+    figure.colorbar(mappable, ax=panels, label=label, shrink=min(1, 2 / rows))
     unknown = any(np.isnan(final[kind]).any() for final in finals for kind in kinds)
     marks = [*([ood_mark()] if is_ood.any() else []), *([unknown_mark()] if unknown else [])]
     if marks:

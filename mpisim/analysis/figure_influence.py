@@ -19,13 +19,14 @@ from mpisim.analysis.figure_style import (
     distance_bar,
     distance_colors,
     new_figure,
+    of_models,
     ood_mark,
     open_axes,
     title_of,
     weight_colors,
 )
 from mpisim.analysis.influence import THRESHOLD, compare_prediction, mixing_matrix
-from mpisim.analysis.logs import reading
+from mpisim.analysis.logs import is_aggregated, reading
 from mpisim.analysis.topology import degree_rank
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def influence(path: Path) -> Figure | None:
     None where there is no round, no OOD node, or no W that follows from the topology alone.
     """
     with reading(path) as file:
-        title, found = title_of(file), compare_prediction(file)
+        title, found, aggregated = title_of(file), compare_prediction(file), is_aggregated(file)
     known = np.isfinite(found.measured)
     # All that is predicted of the first round is the OOD node's own model, whatever W is.
     if len(found.ood_nodes) == 0 or not known.any() or not np.isfinite(found.influence).all():
@@ -108,7 +109,8 @@ def influence(path: Path) -> Figure | None:
             linewidths=1.5,
             plotnonfinite=True,
         )
-    axes.set(xlabel="predicted: weight of the OOD node's model, mean over rounds", ylabel="measured: OOD accuracy AUC")
+    measured = of_models("measured: OOD accuracy AUC", aggregated)
+    axes.set(xlabel="predicted: weight of the OOD node's model, mean over rounds", ylabel=measured)
     distance_bar(figure, axes, colors, norm)
     below(figure, [ood_mark()], 1)
     open_axes(axes)
@@ -126,7 +128,7 @@ def arrival_rounds(path: Path) -> Figure | None:
     from matplotlib.ticker import MaxNLocator
 
     with reading(path) as file:
-        title, found = title_of(file), compare_prediction(file)
+        title, found, aggregated = title_of(file), compare_prediction(file), is_aggregated(file)
     reached = np.isfinite(found.distance)
     if not np.isfinite(found.measured).any() or not (found.distance[reached] > 0).any():
         return None
@@ -140,7 +142,8 @@ def arrival_rounds(path: Path) -> Figure | None:
     _draw_discs(axes, away[~has], np.full((~has).sum(), never), len(away), "none")
     hops = np.unique(away[has])
     axes.plot(hops, [np.median(arrived[has & (away == hop)]) for hop in hops], color=BLACK, linewidth=1.2, zorder=1)
-    axes.set(xlabel="hops from the OOD node", ylabel=f"round from which OOD accuracy stays ≥ {THRESHOLD:g}")
+    since = of_models("round from which OOD accuracy", aggregated)
+    axes.set(xlabel="hops from the OOD node", ylabel=f"{since} stays ≥ {THRESHOLD:g}")
     open_axes(axes, whole_numbers=True)
     ticks = [tick for tick in MaxNLocator("auto", integer=True).tick_values(1, last) if 1 <= tick <= last]
     if has.all():

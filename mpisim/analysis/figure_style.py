@@ -103,6 +103,11 @@ def title_of(file: h5py.File) -> str:
     return logs.title_of(file) + ("" if status == "complete" else f" ({status})")
 
 
+def of_models(quantity: str, is_aggregated: bool) -> str:
+    """Return what a score is called: that of trained models, the usual one, by its name alone."""
+    return f"{quantity}\nof aggregated models" if is_aggregated else quantity
+
+
 def new_figure(width: float, height: float, title: str = "") -> Figure:
     """Return an empty figure, of a size in inches, that gives every label its place."""
     from matplotlib.figure import Figure

@@ -15,6 +15,7 @@ from mpisim.analysis.figure_style import (
     group_of,
     in_order,
     new_figure,
+    of_models,
     open_axes,
     style_of,
     wrapped,
@@ -177,5 +178,6 @@ def _draw_trend(axes: Axes, runs: list[Run], property: Trend) -> None:
     )
     for text in legend.get_texts():
         text.set_fontweight("bold" if text.get_text() in GROUPS else "normal")
-    axes.set(xlabel=property.label, ylabel="OOD accuracy AUC", ylim=(-0.02, 1.02))
+    label = of_models("OOD accuracy AUC", any(run.is_aggregated for run in runs))
+    axes.set(xlabel=property.label, ylabel=label, ylim=(-0.02, 1.02))
     open_axes(axes, whole_numbers=property.quantity != "modularity")

@@ -54,11 +54,11 @@ OF_RUNS: dict[str, tuple[Callable[[Sequence[Run]], Figure | None], str]] = {
     ),
 }
 OF_A_LOG: dict[str, tuple[Callable[[Path], Figure | None], str]] = {
-    "curves": (curves, "a round"),
+    "curves": (curves, "a round with accuracies"),
     "mixing_matrix": (mixing, "weights that follow from the topology, not from the models"),
     "time": (time_split, "a round"),
-    "influence": (influence, "an OOD node, a round, and weights that follow from the topology"),
-    "arrival": (arrival_rounds, "an OOD node, a round, and another node in its reach"),
+    "influence": (influence, "an OOD node, OOD accuracies in a round, and weights that follow from the topology"),
+    "arrival": (arrival_rounds, "an OOD node, OOD accuracies in a round, and another node in its reach"),
 }
 
 

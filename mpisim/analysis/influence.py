@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpisim.analysis.logs import score, score_curve
+from mpisim.analysis.logs import is_aggregated, score, score_curve
 from mpisim.analysis.measures import accuracy_auc
 from mpisim.analysis.topology import distances, graph_of, links
 
@@ -77,7 +77,7 @@ def compare_prediction(file: h5py.File) -> Prediction:
     accuracy, num_rounds = score(file, "ood_accuracy"), len(file["round"])
     influence = predicted_influence(matrix, ood_nodes, num_rounds)
     # A trained model of round r has been through r - 1 aggregations, an aggregated one through r.
-    tested = influence[:-1] if "iid_accuracy" in file else influence[1:]
+    tested = influence[1:] if is_aggregated(file) else influence[:-1]
     predicted, measured = accuracy_auc(tested), accuracy_auc(score_curve(file, "ood_accuracy"))
     if not np.isfinite(matrix.data).all():  # before the first aggregation W plays no part, but then it predicts nothing
         predicted = np.full(len(predicted), np.nan)

@@ -150,6 +150,11 @@ def is_text(file: h5py.File) -> bool:
     return configuration(file).get("dataset") == "tinymem" if kind is None else str(kind) == "text"
 
 
+def is_aggregated(file: h5py.File) -> bool:
+    """Return whether the scores of the rounds are those of aggregated models, because only those were tested."""
+    return "iid_accuracy" not in file
+
+
 def values_of(file: h5py.File, name: str) -> np.ndarray:
     """Return a variable's values; NaN, in its shape, where the log has no such variable: older ones have fewer."""
     if name in file:

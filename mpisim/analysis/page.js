@@ -31,6 +31,12 @@ const setScheme = (dark) => {
 const lastRound = () => Math.max(1, ...state.shown.map((run) => run.num_rounds));
 const quantities = () => (state.quantity === "both" ? ["iid_accuracy", "ood_accuracy"] : [state.quantity]);
 
+// What tells a run from the others that stand beside it.
+function labelAmongShown(run) {
+  const own = run.parts.filter((part) => !state.shown.every((other) => other.parts.includes(part)));
+  return (own.length ? own : run.parts).join(", ");
+}
+
 // ---- choices
 
 function quantitiesOf(run) {

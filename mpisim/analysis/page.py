@@ -59,14 +59,10 @@ def page_of(paths: Sequence[str | Path], defaults: Mapping[str, Any] | None = No
     InputError
         If one of the files is no log, or plotly is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise InputError("page needs plotly: pip install 'mpisim[report]'") from error
-
+    library = plotly_script()
     runs = page_data(paths, BUDGET, defaults)
     title = runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs: {runs[0]['title']}, …"
-    script, library = "\n".join(_part(name) for name in SCRIPTS), str(get_plotlyjs())
+    script = "\n".join(_part(name) for name in SCRIPTS)
     parts = {
         "policy": _policy([library, script]),
         # A reference in place of what is not ASCII: a title may hold bytes that are no text.
@@ -78,6 +74,21 @@ def page_of(paths: Sequence[str | Path], defaults: Mapping[str, Any] | None = No
     }
     # At once: what one part says is no mark for the next.
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], _part("page.html"))
+
+
+def plotly_script() -> str:
+    """Return the library that draws.
+
+    Raises
+    ------
+    InputError
+        If plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise InputError("page needs plotly: pip install 'mpisim[report]'") from error
+    return str(get_plotlyjs())
 
 
 def _policy(scripts: Sequence[str]) -> str:

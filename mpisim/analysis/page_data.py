@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisim.analysis.influence import compare_prediction
-from mpisim.analysis.logs import configuration, reading, score, score_curve, title_of, values_of
+from mpisim.analysis.logs import configuration, is_aggregated, reading, score, score_curve, title_of, values_of
 from mpisim.analysis.measures import accuracy_auc
-from mpisim.analysis.page_facts import facts_of, labels_of, options_of, provenance_of
+from mpisim.analysis.page_facts import facts_of, fill, labels_of, options_of, provenance_of
 from mpisim.analysis.topology import as_graph, degree_rank, edges_of, positions
+from mpisim.decisive import telling
 from mpisim.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ def page_data(
         If one of the files is no log, or a broken one, or the runs are too large for the budget all the same.
     """
     runs = [_run(path, defaults or {}) for path in paths]
-    for run, label in zip(runs, labels_of(runs), strict=True):
-        run["label"] = label
+    fill(runs)
+    for run, parts in zip(runs, labels_of(paths, [run.pop("telling") for run in runs]), strict=True):
+        run |= {"label": ", ".join(parts), "parts": parts}
     spared = [{name: run["scores"].pop(name) for name in SPARED if name in run["scores"]} for run in runs]
     for run, arrays in zip(runs, spared, strict=True):
         run["left_out"] = list(arrays)
@@ -164,7 +166,7 @@ def _run(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
             "rounds": list(range(1, len(file["round"]) + 1)),
             "wanted_rounds": configuration(file)["rounds"],
             "num_labels": len(file["label"]) if "label" in file else 0,
-            "after_aggregation": "iid_accuracy" not in file,
+            "after_aggregation": is_aggregated(file),
             "facts": facts_of(file),
             "nodes": _nodes(file),
             "scores": _scores(file),
@@ -172,6 +174,7 @@ def _run(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
             "prediction": _prediction(file),
             "seconds": _seconds(file),
             "options": options_of(configuration(file), defaults),
+            "telling": telling(configuration(file)),
             "provenance": provenance_of(file),
         }
 

@@ -12,7 +12,9 @@ const NEAR = 300; // pixels around the view, within which figures are drawn once
 
 function panels() {
   const lettered = state.shown.length > 1;
-  return state.shown.flatMap((run, index) => quantities().map((quantity) => ({ run, index, lettered, quantity })));
+  return state.shown.flatMap((run, index) =>
+    quantities().map((quantity) => ({ run, index, lettered, label: labelAmongShown(run), quantity })),
+  );
 }
 
 async function drawn(id, { data, layout }) {

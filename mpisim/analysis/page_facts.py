@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpisim.analysis.runs import WITHOUT_EFFECT
+from mpisim.analysis.runs import unusual
 from mpisim.analysis.topology import ood_nodes_in_words
+from mpisim.decisive import DEFAULTS, telling
 
 if TYPE_CHECKING:
     import h5py
@@ -30,7 +31,7 @@ PROVENANCE = (
     "PBS_JOBID",
     "history",
 )
-NEEDS_NO_NAME = ("strategy", "topology", "dataset", "model")
+NEEDS_NO_NAME = ("strategy", "topology", "dataset")
 
 
 def facts_of(file: h5py.File) -> list[str]:
@@ -45,38 +46,61 @@ def facts_of(file: h5py.File) -> list[str]:
 
 def options_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return each option's value as text, and whether to show it at once (``first``) or if runs differ (``tells``)."""
-    first = [name for name in ALWAYS_SHOWN if name in options]
+    first, tells = [name for name in ALWAYS_SHOWN if name in options], telling(options)
     found = {}
     for name in (*first, *(name for name in options if name not in ALWAYS_SHOWN)):
-        tells = name not in WITHOUT_EFFECT
         # A tuple among the defaults is a list in the log.
-        chosen = tells and name in defaults and json.dumps(options[name]) != json.dumps(defaults[name])
-        found[name] = {"text": _as_text(options[name]), "first": name in first or chosen, "tells": tells}
+        chosen = name in tells and name in defaults and json.dumps(options[name]) != json.dumps(defaults[name])
+        found[name] = {"text": _as_text(options[name]), "first": name in first or chosen, "tells": name in tells}
     return found
 
 
-def labels_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a short name of each run: the options in which it differs, or its file's name.
+def fill(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Give runs the options that only others of them have: an older log does not know them, and the default held.
 
     Parameters
     ----------
-    runs : with "options", as ``options_of`` has them, and "path"
+    runs : with "options", as ``options_of`` has them
     """
     names = dict.fromkeys(name for run in runs for name, option in run["options"].items() if option["tells"])
-    texts = {name: [run["options"].get(name, {}).get("text", "–") for run in runs] for name in names}
-    differing = [name for name in names if len(set(texts[name])) > 1]
-    labels = [
-        ", ".join(
-            text if name in NEEDS_NO_NAME else f"{_spaced(name)} {text}"
-            for name, text in ((name, texts[name][number]) for name in differing)
-        )
-        for number in range(len(runs))
-    ]
-    stems = [Path(run["path"]).stem for run in runs]
+    for run in runs:
+        for name in names:
+            if name in DEFAULTS and name not in run["options"]:
+                run["options"][name] = {"text": _as_text(DEFAULTS[name]), "first": False, "tells": True}
+
+
+def labels_of(paths: Sequence[str | Path], found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a short name of each run, in parts: what differs of the most important, what is unusual, or its file.
+
+    Parameters
+    ----------
+    paths : of the logs
+    found : of each, the options that may tell it from others
+    """
+    names = [name for name in NEEDS_NO_NAME if len({str(options[name]) for options in found}) > 1]
+    labels = [[str(options[name]) for name in names] for options in found]
+    for dataset in {str(options["dataset"]) for options in found}:
+        here = [number for number, options in enumerate(found) if str(options["dataset"]) == dataset]
+        odd = unusual([{**found[number], "ood": _ood_in_words(found[number])} for number in here])
+        for number, words in zip(here, odd, strict=True):
+            labels[number] += words
+    seeds = {(str(options["topology"]), str(options["seed"])) for options in found}
+    if len(seeds) > len({topology for topology, _ in seeds}):
+        # Else the topology, whose own seed is most often the same, tells as much.
+        for label, options in zip(labels, found, strict=True):
+            label.append(f"seed {options['seed']}")
     return [
-        label if label and labels.count(label) == 1 else ", ".join(filter(None, [label, stem]))
-        for label, stem in zip(labels, stems, strict=True)
+        label if label and labels.count(label) == 1 else [*label, Path(path).stem]
+        for label, path in zip(labels, paths, strict=True)
     ]
+
+
+def _ood_in_words(options: Mapping[str, Any]) -> str:
+    """Return what is out of distribution, and where."""
+    kind, nodes = str(options["ood"]), options["ood_node"]
+    if kind == "none":
+        return kind
+    return f"{kind} at degree rank {options['ood_rank'] or 1}" if nodes is None else f"{kind} at node {_as_text(nodes)}"
 
 
 def provenance_of(file: h5py.File) -> list[list[str]]:

@@ -3,13 +3,16 @@
 // One figure, because a browser gives a page few WebGL contexts, and plotly takes three for each figure.
 
 const BAR_HEIGHT = 56;
+const MOST_LINES = 3; // of a label
 
 // Where each panel stands: domains as plotly counts, from the lower left corner, and the size in pixels.
-function cellsOf(number, width, titleHeight) {
+function cellsOf(panels, width) {
+  const number = panels.length;
   const columns = width < 480 ? 1 : number === 4 ? 2 : number < 4 ? number : width < 1000 ? 2 : 4;
   const rows = Math.ceil(number / columns);
   const gap = 12;
   const cellWidth = (width - gap * (columns - 1)) / columns;
+  const titleHeight = 24 + 18 * Math.max(...panels.map((panel) => labelLines(panel, cellWidth).length));
   const side = Math.min(Math.max(cellWidth, 260), number === 1 ? 620 : rows === 1 ? 460 : 360);
   const height = rows * (side + titleHeight);
   const cells = Array.from({ length: number }, (_, index) => {
@@ -27,7 +30,7 @@ function cellsOf(number, width, titleHeight) {
 
 function graphsFigure({ panels, round, selected, width, range }) {
   const color = colors();
-  const { cells, height } = cellsOf(panels.length, width, panels[0].lettered ? 42 : 24);
+  const { cells, height } = cellsOf(panels, width);
   const titles = [...new Set(panels.map((panel) => nameOf(panel.quantity)))].join(", ");
   const layout = baseLayout(color, {
     height: height + BAR_HEIGHT,
@@ -67,12 +70,29 @@ const barBelow = (text, width) => ({
   title: { text, side: "bottom", font: { size: 13 } },
 });
 
-function panelTitle({ run, quantity, index, lettered }, round, width) {
+// A run's letter and label, in a few lines as wide as its panel.
+function labelLines({ label, index, lettered }, width) {
+  if (!lettered) return [];
+  const most = Math.floor(width / 7.5);
+  const lines = [`${letter(index)} `];
+  for (const word of label.match(/[^ ,/]*[ ,/]*/g)) {
+    const longer = lines.at(-1) + word;
+    if (longer.trimEnd().length <= most || lines.at(-1).length === 2 || lines.length === MOST_LINES) {
+      lines.splice(-1, 1, longer);
+    } else {
+      lines.push(word);
+    }
+  }
+  return lines.map((line) => shortened(line.trimEnd(), most));
+}
+
+function panelTitle(panel, round, width) {
+  const { run, quantity } = panel;
   const mean = formatted(statistics(valuesInRound(run, quantity, round)).mean);
   const known = roundShown(run, round);
   const late = known && round !== known ? ` (round ${known})` : "";
-  const label = plain(shortened(run.label, Math.floor(width / 7.5) - 2));
-  return `${lettered ? `<b>${letter(index)}</b> ${label}<br>` : ""}${nameOf(quantity)}, mean ${mean}${late}`;
+  const label = labelLines(panel, width).map(plain).join("<br>");
+  return `${label.replace(/^./, "<b>$&</b>")}${label && "<br>"}${nameOf(quantity)}, mean ${mean}${late}`;
 }
 
 // All links, and those of the selected node.

@@ -36,7 +36,7 @@ function writeTable(table, names, textOf) {
     const head = element("tr", "");
     head.append(
       element("td", ""),
-      ...shown.map((run, index) => element("th", `${letter(index)} ${run.label}`, { scope: "col" })),
+      ...shown.map((run, index) => element("th", `${letter(index)} ${labelAmongShown(run)}`, { scope: "col" })),
     );
     rows.unshift(head);
   }

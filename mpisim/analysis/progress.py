@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpisim.analysis.logs import configuration, reading, score, title_of, values_of
+from mpisim.analysis.logs import configuration, is_aggregated, reading, score, title_of, values_of
+from mpisim.analysis.topology import links
 
 if TYPE_CHECKING:
     import h5py
@@ -120,9 +121,10 @@ def look(path: str | Path) -> Look:
     Raises
     ------
     InputError
-        If it is no log.
+        If it is no log, or one of its links is of no node.
     """
     with reading(path) as file:
+        links(file)
         num_rounds, options = len(file["round"]), configuration(file)
         losses, is_told = values_of(file, "train_loss"), "train_loss" in file and not options.get("no_train", False)
         trained = (values_of(file, "participated")[-1:].reshape(-1) > 0) & is_told
@@ -132,7 +134,7 @@ def look(path: str | Path) -> Look:
             num_rounds=num_rounds,
             wanted_rounds=int(options["rounds"]),
             written=Path(path).stat().st_mtime,
-            after_aggregation="iid_accuracy" not in file,
+            after_aggregation=is_aggregated(file),
             metrics=[
                 _of_nodes("IID accuracy", score(file, "iid_accuracy"), (0.0, 1.0)),
                 _of_nodes("OOD accuracy", score(file, "ood_accuracy"), (0.0, 1.0)),

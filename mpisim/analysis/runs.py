@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisim.analysis import table
-from mpisim.analysis.logs import configuration, reading, score
+from mpisim.analysis.logs import configuration, is_aggregated, reading, score
 from mpisim.analysis.summary import KINDS
 from mpisim.analysis.topology import edges_of
+from mpisim.decisive import DEFAULTS, telling
 from mpisim.graphs.files import FILE_KINDS
 
 if TYPE_CHECKING:
@@ -24,26 +25,6 @@ if TYPE_CHECKING:
 
 # Options that figures tell apart by other means: color, place on the axis, error bar.
 SHOWN_OTHERWISE = {"dataset", "topology", "strategy", "seed", "ood_node", "ood_rank"}
-# Options that change nothing that a figure across runs shows.
-WITHOUT_EFFECT = {
-    "name",
-    "output",
-    "data_dir",
-    "no_download",
-    "placement",
-    "device",
-    "engine",
-    "stack",
-    "threads",
-    "checkpoint_every",
-    "resume",
-    "walltime",
-    "timeout",
-    "stop_on_nan",
-    "overwrite",
-    "dry_run",
-    "quiet",
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,9 @@ class Run:
     Attributes
     ----------
     row : of ``mpisim.analysis.table``
-    options : by name
+    options : by name, those that may tell it from others
+    is_aggregated : bool
+        Whether its scores are those of aggregated models.
     final : of "iid" and "ood": the accuracy of each node in the last round; NaN where there is none
     edges : int64, shape (num_edges, 2)
     is_ood : bool, shape (num_nodes,)
@@ -87,6 +70,7 @@ class Run:
     path: Path
     row: Mapping[str, Any]
     options: Mapping[str, Any]
+    is_aggregated: bool
     final: Mapping[str, np.ndarray]
     edges: np.ndarray
     is_ood: np.ndarray
@@ -97,7 +81,7 @@ class Run:
         return float("nan") if value is None else float(value)
 
     def option(self, name: str) -> Any:
-        """Return an option; None where this log's mpisim did not know it."""
+        """Return an option; None where it plays no part, or is not known."""
         return self.options.get(name)
 
     @property
@@ -153,7 +137,8 @@ def run_of(path: Path, file: h5py.File) -> Run:
     return Run(
         path=path,
         row=table.row_of(file),
-        options=configuration(file),
+        options=telling(configuration(file)),
+        is_aggregated=is_aggregated(file),
         final={kind: _last(score(file, f"{kind}_accuracy")) for kind in KINDS},
         edges=edges_of(file),
         is_ood=file["is_ood"][:] > 0,
@@ -193,23 +178,40 @@ def natural(text: str) -> list[tuple[float, str]]:
 def settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs by setting: the data set, and the options in which runs on that data set differ.
 
-    What most of these runs have in common is not told, nor are options that stand elsewhere in a figure, or change no
-    result.
+    What most of these runs have in common is not told, nor are options that stand elsewhere in a figure.
     """
     found: dict[str, list[Run]] = {}
     for dataset in {run.dataset: None for run in runs}:
         here = [run for run in runs if run.dataset == dataset]
-        names = sorted({name for run in here for name in run.options} - SHOWN_OTHERWISE - WITHOUT_EFFECT)
-        usual = {name: _usual([json.dumps(run.option(name)) for run in here]) for name in names}
-        for run in here:
-            odd = [name for name in names if json.dumps(run.option(name)) != usual[name]]
-            label = ", ".join([dataset, *(_in_words(name, run.option(name)) for name in odd)])
-            found.setdefault(label, []).append(run)
+        for run, odd in zip(here, unusual([run.options for run in here]), strict=True):
+            found.setdefault(", ".join([dataset, *odd]), []).append(run)
     return {label: found[label] for label in sorted(found, key=natural)}
 
 
+def unusual(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return of each run, in words, the options that more than half of the runs have otherwise.
+
+    Parameters
+    ----------
+    found : of each run, the options by name
+
+    >>> unusual([{"lr": 0.1}, {"lr": 0.1}, {"lr": 0.5}])
+    [[], [], ['lr 0.5']]
+    """
+    told: list[list[str]] = [[] for _ in found]
+    for name in sorted({name for options in found for name in options} - SHOWN_OTHERWISE):
+        # What mpisim knows, and a run lacks, plays no part there.
+        having = [number for number, options in enumerate(found) if name in options or name not in DEFAULTS]
+        values = [json.dumps(found[number].get(name)) for number in having]
+        usual = _usual(values)
+        for number, value in zip(having, values, strict=True):
+            if value != usual:
+                told[number].append(_in_words(name, found[number].get(name)))
+    return told
+
+
 def _usual(values: list[str]) -> str | None:
-    """Return the value of more than half of the runs."""
+    """Return the value of more than half of the runs; None where there is none."""
     value, count = Counter(values).most_common(1)[0]
     return value if 2 * count > len(values) else None
 
@@ -220,12 +222,19 @@ def _in_words(name: str, value: Any) -> str:
     >>> _in_words("batch_size", 16), _in_words("shuffle", False), _in_words("local_split", [0.7, 0.2, 0.1])
     ('batch size 16', 'no shuffle', 'local split 0.7 0.2 0.1')
     """
-    words = name.replace("_", " ")
+    words = re.sub(r"\bood\b", "OOD", name.replace("_", " "))
     if isinstance(value, bool):
         return words if value else f"no {words}"
     if value is None:
         return f"{words} by default"
-    return f"{words} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+    values = value if isinstance(value, list) else [value]
+    return " ".join([words, *map(_short, values)])
+
+
+def _short(value: Any) -> str:
+    """Return a value as text, a float without zeros that say nothing."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if not isinstance(value, float) or float(text) == value else str(value)
 
 
 def best_placed(runs: Sequence[Run]) -> tuple[str, list[Run]]:

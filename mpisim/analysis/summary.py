@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisim.analysis import columns
-from mpisim.analysis.logs import configuration, is_text, reading, score, score_curve, title_of, values_of
+from mpisim.analysis.logs import configuration, is_aggregated, is_text, reading, score, score_curve, title_of, values_of
 from mpisim.analysis.measures import accuracy_auc, perplexity
-from mpisim.analysis.topology import ood_nodes_in_words
+from mpisim.analysis.topology import links, ood_nodes_in_words
 
 if TYPE_CHECKING:
     import h5py
@@ -60,9 +60,10 @@ def summarize(path: str | Path) -> Summary:
     Raises
     ------
     InputError
-        If it is no log.
+        If it is no log, or one of its links is of no node.
     """
     with reading(path) as file:
+        links(file)
         return summary_of(file)
 
 
@@ -76,7 +77,7 @@ def summary_of(file: h5py.File) -> Summary:
         title=title_of(file),
         num_rounds=len(file["round"]),
         wanted_rounds=int(configuration(file)["rounds"]),
-        after_aggregation="iid_accuracy" not in file,
+        after_aggregation=is_aggregated(file),
         accuracy={kind: float(accuracy[kind].mean()) for kind in KINDS},
         auc={kind: float(accuracy_auc(score_curve(file, f"{kind}_accuracy")).mean()) for kind in KINDS},
         lowest={kind: float(accuracy[kind].min()) for kind in KINDS},

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpisim.arguments import OneLineParser, exit_code
-from mpisim.bench import devices, estimate, exchange, mixing, oversubscribed, scaling, startup, training
+from mpisim.bench import analysis, devices, estimate, exchange, mixing, oversubscribed, scaling, startup, training
 from mpisim.bench.timing import REPEATS, at_least_one, check_writable, machine, write_json
 
 BENCHES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (training, exchange, mixing, oversubscribed, scaling, startup, estimate, devices)
+    for module in (training, exchange, mixing, oversubscribed, scaling, startup, estimate, devices, analysis)
 }
 
 
