@@ -30,8 +30,6 @@ import mpisim.storage.log
 from mpisim import run
 from mpisim.config import Config
 
-Config.timeout = 4.0  # until the options are known
-mpisim.ranks.startup.FINALIZE_SECONDS = 4.0
 STEPS = {
     "options": (mpisim.arguments, "parse_config"),
     "decide": (mpisim.simulation, "decide"),
@@ -109,6 +107,8 @@ def inject(step, rank, call, fault):
 
 
 if __name__ == "__main__":
+    Config.timeout = 4.0  # until the options are known
+    mpisim.ranks.startup.FINALIZE_SECONDS = 4.0
     mpisim.ranks.waiting.Waiting().barrier(MPI.COMM_WORLD)
     inject(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     mpisim.ranks.startup.end(run.main(sys.argv[5:]))
