@@ -43,10 +43,11 @@ def present_memory() -> int:
 
 
 def models_memory(experiment: Experiment, device: torch.device) -> list[tuple[int, int]]:
-    """Return what the models of each rank take for certain, in bytes: (all the time, beside it while nodes train).
+    """Return what the models of each rank take for certain, in bytes: (all the time, beside it for a while).
 
-    All the time there are the rank's rows of X, and what it sends and hears; while nodes train a stack's copy of its
-    rows, gradients and the optimizer's state.
+    All the time there are the rank's rows of X, what it sends and hears, and for a proximal term the sums of neighbors'
+    models; while nodes train a stack's copy of its rows and sums, gradients and the optimizer's state; while models are
+    compared, as they travel, a copy of the rows if that rounds them.
     """
     config, model = experiment.config, experiment.module
     row = row_stride(experiment.num_columns) * FLOAT_BYTES
@@ -55,16 +56,20 @@ def models_memory(experiment: Experiment, device: torch.device) -> list[tuple[in
     settings = optimizer_settings(config)
     # Plain SGD on a perceptron has no gradients; a stack is a copy of its rows.
     straight = engine.batched and is_perceptron(model) and settings.name == "sgd" and not settings.moments
-    straight = straight and config.precision == "float32"
+    straight = straight and config.precision == "float32" and not config.proximal
+    rounds_rows = experiment.rule.similarity and WIRES[config.wire] != torch.float32
     replays = engine.batched and device.type == "cuda"  # then a stack has memory of its own
     found = []
     for plan in experiment.plans:
         num_own = len(plan.own)
         stack = min(engine.stack, num_own)
         copies = (stack if stack > 1 or replays else 0) + (0 if straight or config.no_train else stack)
+        copies += stack if config.proximal and engine.batched else 0
         states = (num_own + stack * replays if config.keep_optimizer_state else stack) * len(settings.moments)
-        rows = num_own * row + plan.memory(experiment.num_columns, WIRES[config.wire], held)
-        found.append((rows, (copies + states) * row))
+        compared = num_own * row * WIRES[config.wire].itemsize // FLOAT_BYTES if rounds_rows else 0
+        rows = num_own * row * (2 if config.proximal else 1)
+        rows += plan.memory(experiment.num_columns, WIRES[config.wire], held)
+        found.append((rows, max((copies + states) * row, compared)))
     return found
 
 

@@ -20,6 +20,8 @@ RUNS = {
     "models of 20 MB": "--dataset mnist --data-dir . --topology ring:n=6 --rounds 1 --epochs 1",
     "models of 20 MB, Adam kept": "--dataset mnist --data-dir . --topology ring:n=4 --rounds 1 --epochs 1"
     " --optimizer adam --lr 0.001 --keep-optimizer-state",
+    "models of 20 MB, stacked, and a proximal term": "--dataset mnist --data-dir . --topology ring:n=6 --rounds 1"
+    " --epochs 1 --engine batched --stack 3 --proximal 0.1",
     "a dense W": "--dataset mnist --data-dir . --topology ring:n=6 --rounds 1 --epochs 1 --strategy fl",
     "text": "--dataset tinymem --tinymem-examples 60 --tinymem-tests 20 --topology ring:n=4 --rounds 1 --epochs 1",
 }

@@ -93,6 +93,8 @@ COUNTED = {
         1,
         [6, 1 + 6 * 2],
     ),
+    "a proximal term, one by one": ({"engine": "sequential", "proximal": 0.1}, 3, [2 + 2 + 2, 1]),
+    "a proximal term, stacked": ({"engine": "batched", "proximal": 0.1}, 3, [2 + 2 + 2, 2 + 2 + 2]),
     "no training": ({"engine": "sequential", "no_train": True}, 1, [6, 0]),
 }
 

@@ -72,7 +72,7 @@ class StackProximal:
         """Add the gradient of some nodes of the stack, in place."""
         for gradient, parameter, total in zip(gradients, parameters, self.neighbor_sums, strict=True):
             times = self.nums_neighbors[nodes].view(-1, *[1] * (parameter.dim() - 1))
-            gradient.add_(times * parameter - total[nodes], alpha=self.strength)
+            gradient.addcmul_(times, parameter, value=self.strength).sub_(total[nodes], alpha=self.strength)
 
 
 def train_node(
