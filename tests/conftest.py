@@ -13,7 +13,14 @@ import torch
 from mpisim.storage.log import Log
 from mpisim.storage.variables import VARIABLES, Variable
 
-torch.set_num_threads(1)  # the tests' products are small: threads would only wait for each other
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Let torch compute on one thread, whatever a run in this process has set: the tests' products are small.
+
+    Threads would wait for each other, spinning, on cores that other processes use: some tests took ten times as long.
+    """
+    torch.set_num_threads(1)
 
 
 class LogContent:
