@@ -33,6 +33,7 @@ def test_the_report_names_devices_faults_speeds_and_the_largest_difference():
         "torch.distributed: self-test passed, 20.00 GB/s each way",
         "two rounds on xpu and on CPUs: the results in the logs differ by 3.2e-05 of the largest value at the most"
         " (iid_loss)",
+        "verdict: models can travel by way of MPI, and results are right",
     ]
 
 
@@ -44,7 +45,14 @@ def test_nothing_that_passed_is_a_table_without_rows():
         "MPI, device buffers: self-test failed: broken",
         "torch.distributed: self-test failed: broken",
         "two rounds on xpu and on CPUs: the results in the logs are equal",
+        "verdict: MPI, staged is not to be trusted",
     ]
+
+
+def test_the_verdict_is_about_losses_and_the_way_that_runs_take_by_themselves():
+    far = {"train_loss": 1.1e-4, "iid_loss": 1e-4, "iid_accuracy": 0.02, "ood_loss": float("inf")}
+    lines = report(FOUND | {"differences": far}, 10**9).as_text().splitlines()
+    assert lines[-1] == "verdict: train_loss differs by more than 0.0001; ood_loss differs by more than 0.0001"
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ NAMES = {
 TWIN = Config(topology="ring:n=24", rounds=2, epochs=1, checkpoint_every=0, quiet=True)
 INNER = ("device", "columns", "rows", "timeout")  # options that the ranks get
 NOT_RESULTS = ("_seconds", "bytes_sent", "peak_memory")
+AGREES = 1e-4  # relative, of losses: a single test sample that is told otherwise changes an accuracy by more
 _TAG = 11
 
 
@@ -117,10 +118,24 @@ def report(found: dict[str, Any], num_bytes: int) -> Report:
     largest = found["differences"][worst]
     how = f"differ by {largest:.1e} of the largest value at the most ({worst})" if largest else "are equal"
     notes.append(f"two rounds on {found['kind']} and on CPUs: the results in the logs {how}")
+    notes.append(f"verdict: {'; '.join(wrong(found)) or 'models can travel by way of MPI, and results are right'}")
     comparisons = [
         Comparison(NAMES[way], passed[base], seconds) for way, seconds in passed.items() if base and way != base
     ]
     return Report(NAMES[base] if base else "MPI", "this way", comparisons, notes, found)
+
+
+def wrong(found: dict[str, Any]) -> list[str]:
+    """Return what speaks against runs here: the way that runs take by themselves does not pass, or losses are others.
+
+    Parameters
+    ----------
+    found : what ``examine`` returned
+    """
+    first = next(iter(found["faults"]))
+    losses = {name: value for name, value in found["differences"].items() if "loss" in name}
+    reasons = [f"{NAMES[first]} is not to be trusted"] if found["faults"][first] else []
+    return reasons + [f"{name} differs by more than {AGREES:g}" for name, value in losses.items() if value > AGREES]
 
 
 def examine(options: argparse.Namespace) -> dict[str, Any] | None:
