@@ -141,6 +141,22 @@ def check_ranks_that_share_a_device_are_refused_by_all(comm, folder):
         mpisim.exchange.devicelink.device_identity = original
 
 
+def check_ranks_on_devices_of_two_kinds_are_refused_by_all(comm, folder):
+    """As on a cluster where one host has lost its GPUs; each kind has a backend of its own."""
+    original = mpisim.exchange.devicelink.device_identity
+    mpisim.exchange.devicelink.device_identity = lambda device: f"{device} of rank {comm.rank}"
+    device = torch.device("cuda:0" if comm.rank == 0 else "cpu")
+    try:
+        tested_transport(comm, WAITING, Transport("link"), device, False, comm.size)
+        assert comm.size == 1
+    except InputError as error:
+        assert comm.size > 1
+        pattern = r"--transport device: rank 0 computes on cuda and rank 1, on \S+, on cpu: name one --device for all.*"
+        assert re.fullmatch(pattern, str(error))
+    finally:
+        mpisim.exchange.devicelink.device_identity = original
+
+
 def check_experiments_run_by_torch(comm, folder):
     """Only runs them: the logs are compared with those of MPI by the test that launched this."""
     for name in CARRIED:

@@ -87,7 +87,7 @@ def _has_ccl() -> bool:
 
 
 def check_devices(comm: MPI.Intracomm, waiting: Waiting, device: torch.device, num_ranks: int) -> None:
-    """Find out whether each of the first ranks has a device of its own, where the backend wants that. Collective.
+    """Find out whether the first ranks have devices of one kind, one each where the backend wants that. Collective.
 
     And whether they can meet where they are told to.
 
@@ -96,10 +96,18 @@ def check_devices(comm: MPI.Intracomm, waiting: Waiting, device: torch.device, n
     InputError
         On every rank.
     """
-    places = to_rank_zero(comm, waiting, [socket.gethostname(), device_identity(device)])[:num_ranks]
+    mine = [device.type, socket.gethostname(), device_identity(device)]
+    found = to_rank_zero(comm, waiting, mine)[:num_ranks]
 
     def refuse() -> None:
         meeting_point()
+        for rank, (kind, host, _) in enumerate(found):
+            if kind != found[0][0]:
+                raise InputError(
+                    f"--transport device: rank 0 computes on {found[0][0]} and rank {rank}, on {host}, on {kind}: name"
+                    " one --device for all, or take --transport mpi"
+                )
+        places = [place for _, *place in found]
         for rank, place in enumerate(places):
             first = places.index(place)
             if device.type != "cpu" and first != rank:
