@@ -95,6 +95,11 @@ COUNTED = {
     ),
     "a proximal term, one by one": ({"engine": "sequential", "proximal": 0.1}, 3, [2 + 2 + 2, 1]),
     "a proximal term, stacked": ({"engine": "batched", "proximal": 0.1}, 3, [2 + 2 + 2, 2 + 2 + 2]),
+    "models compared as they travel": (
+        {"engine": "sequential", "strategy": "degree-similarity", "wire": "bfloat16"},
+        1,
+        [6, 6 // 2],
+    ),
     "no training": ({"engine": "sequential", "no_train": True}, 1, [6, 0]),
 }
 
