@@ -25,6 +25,7 @@ from mpisim.data.labeled import Labeled
 from mpisim.dealing import load
 from mpisim.errors import InputError, WriteError
 from mpisim.models.catalog import MODELS, Model
+from mpisim.ranks.startup import process_age
 from mpisim.run import main
 from mpisim.simulation import Simulation
 from mpisim.storage.checkpoint import checkpoint_folder, checkpoints
@@ -257,6 +258,14 @@ def test_the_newest_two_checkpoints_are_kept(here, monkeypatch):
         assert rounds_kept() == kept
     assert resume("--quiet") == 0
     assert rounds_kept() == [6, 8]
+
+
+@pytest.mark.parametrize("left, kept", [(40, [7, 8]), (100_000, [8])], ids=["near", "far"])
+def test_near_its_walltime_alone_a_run_has_a_checkpoint_of_each_round(here, left, kept):
+    """The newest two stay, and the last round always has one."""
+    walltime = str(process_age() + left)
+    assert main([*COMMON, "--quiet", "--checkpoint-every", "0", "--walltime", walltime]) == 0
+    assert rounds_kept() == kept
 
 
 def test_overwrite_removes_the_checkpoints_of_the_run_before(here, monkeypatch):
