@@ -120,7 +120,7 @@ class Simulation:
         if config.deterministic:
             compute_deterministically()
         device, places = self._find_devices(place, experiment)
-        waiting.step = "while models were sent from device to device to test it"
+        waiting.step = "while it was tested how models can travel"
         chosen = choose_transport(config.transport, config.gpu_aware, device)
         transport = tested_transport(comm, waiting, chosen, device, config.gpu_aware, num_ranks)
         if experiment is not None:

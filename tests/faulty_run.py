@@ -40,6 +40,7 @@ STEPS = {
     "within MPI": (threading, "Timer"),  # made when all ranks have come to a call of MPI that blocks
     "brief": (mpisim.simulation, "brief"),
     "nodes": (mpisim.nodes.Nodes, "__init__"),
+    "aside": (mpisim.ranks.waiting.Waiting, "aside"),  # to start a group of one, end that, start that of all, end that
     "connect": (mpisim.rounds, "connect"),
     "restore": (mpisim.simulation, "newest_checkpoint"),
     "play": (mpisim.rounds.Rounds, "play"),

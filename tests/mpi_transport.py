@@ -7,10 +7,11 @@ from mpi4py import MPI
 from mpi_exchange import CPU, WAITING, torch_carries
 from mpi_experiments import experiment_config
 
-import mpisim.exchange.devicelink
+import mpisim.exchange.group
 import mpisim.exchange.transport
 from mpisim import Simulation
 from mpisim.errors import InputError
+from mpisim.exchange.group import check_devices
 from mpisim.exchange.packed import PackedMessages
 from mpisim.exchange.selftest import self_test
 from mpisim.exchange.transport import WAYS, Transport, tested_transport
@@ -124,12 +125,12 @@ def check_a_run_falls_back_on_the_host_with_a_word(comm, folder):
 
 def check_ranks_that_share_a_device_are_refused_by_all(comm, folder):
     """As nccl does, but with a line, and before anything is on disk; ranks without nodes may share one."""
-    original = mpisim.exchange.devicelink.device_identity
-    mpisim.exchange.devicelink.device_identity = lambda _: "tile 0" if comm.rank in (0, comm.size - 1) else "another"
+    original = mpisim.exchange.group.device_identity
+    mpisim.exchange.group.device_identity = lambda _: "tile 0" if comm.rank in (0, comm.size - 1) else "another"
     device = torch.device("cuda:0")
     try:
-        tested_transport(comm, WAITING, Transport("link"), device, False, comm.size - 1)
-        tested_transport(comm, WAITING, Transport("link"), device, False, comm.size)
+        check_devices(comm, WAITING, device, comm.size - 1)
+        check_devices(comm, WAITING, device, comm.size)
         assert comm.size == 1
     except InputError as error:
         assert comm.size > 1
@@ -138,23 +139,23 @@ def check_ranks_that_share_a_device_are_refused_by_all(comm, folder):
         )
         assert int(re.fullmatch(pattern, str(error))[1]) == comm.size - 1
     finally:
-        mpisim.exchange.devicelink.device_identity = original
+        mpisim.exchange.group.device_identity = original
 
 
 def check_ranks_on_devices_of_two_kinds_are_refused_by_all(comm, folder):
     """As on a cluster where one host has lost its GPUs; each kind has a backend of its own."""
-    original = mpisim.exchange.devicelink.device_identity
-    mpisim.exchange.devicelink.device_identity = lambda device: f"{device} of rank {comm.rank}"
+    original = mpisim.exchange.group.device_identity
+    mpisim.exchange.group.device_identity = lambda device: f"{device} of rank {comm.rank}"
     device = torch.device("cuda:0" if comm.rank == 0 else "cpu")
     try:
-        tested_transport(comm, WAITING, Transport("link"), device, False, comm.size)
+        check_devices(comm, WAITING, device, comm.size)
         assert comm.size == 1
     except InputError as error:
         assert comm.size > 1
         pattern = r"--transport device: rank 0 computes on cuda and rank 1, on \S+, on cpu: name one --device for all.*"
         assert re.fullmatch(pattern, str(error))
     finally:
-        mpisim.exchange.devicelink.device_identity = original
+        mpisim.exchange.group.device_identity = original
 
 
 def check_experiments_run_by_torch(comm, folder):

@@ -7,18 +7,47 @@ from pathlib import Path
 
 import faulty_run
 import pytest
-from test_faults import NO_ANSWER, TIMEOUT, check_log, faulty, launch
+from test_faults import KEPT, NO_ANSWER, TIMEOUT, check_log, faulty, launch
 
 LINK = ("--transport", "device")
 
 
-@pytest.mark.parametrize(("step", "rank"), [("train", 1), ("wait", 2)])
-def test_a_rank_that_stands_still_is_named(tmp_path: Path, step: str, rank: int) -> None:
-    finished = faulty(tmp_path, 3, step, rank, 2, "stop", *LINK)
+STEPS = [("train", 1, 2), ("wait", 2, 2), ("aside", 2, 1), ("aside", 1, 2), ("aside", 0, 3), ("aside", 1, 4)]
+
+
+@pytest.mark.parametrize(("step", "rank", "call"), STEPS)
+def test_a_rank_that_stands_still_is_named(tmp_path: Path, step: str, rank: int, call: int) -> None:
+    finished = faulty(tmp_path, 3, step, rank, call, "stop", *LINK)
     assert finished.returncode == 1, finished.stderr
     told = NO_ANSWER.findall(finished.stderr)
     assert {(who, seconds) for who, seconds, _ in told} == {(f"rank {rank}", str(TIMEOUT))}, finished.stderr
-    check_log(tmp_path / "disk/log.h5", at_least=1)
+    log = tmp_path / "disk/log.h5"
+    if step == "aside":  # a group is tried before there is a log, and is ended when all is in it
+        assert log.exists() == (call > 2)
+    if step != "aside" or call == 4:
+        check_log(log, at_least=1, status="complete" if step == "aside" else "running")
+
+
+ONE_WITHOUT = """
+import os, sys
+if os.environ["PMI_RANK"] in sys.argv.pop(1):
+    os.environ["GLOO_SOCKET_IFNAME"] = "nosuch0"
+from mpisim.run import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("ranks", ["012", "1", "0"])
+def test_a_backend_that_does_not_start_is_one_line_and_no_log(tmp_path: Path, ranks: str) -> None:
+    """Also if it starts on the others, which wait for the one where it does not."""
+    finished = launch(tmp_path, "mpiexec", "-n", 3, sys.executable, "-c", ONE_WITHOUT, ranks, *KEPT, *LINK)
+    assert finished.returncode == 2, finished.stderr
+    assert re.fullmatch(
+        rf"mpisim: --transport device: gloo does not start on rank {ranks[0]} on \S+: .*nosuch0: look at what its"
+        r" variables in the environment say, or take --transport mpi\n",
+        finished.stderr,
+    )
+    assert not (tmp_path / "disk").exists()
 
 
 def test_a_rank_that_is_gone_without_a_word_ends_all(tmp_path: Path) -> None:

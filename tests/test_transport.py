@@ -12,7 +12,7 @@ import torch.distributed as dist
 from mpisim import Config
 from mpisim.errors import InputError
 from mpisim.exchange import packed, transport
-from mpisim.exchange.devicelink import backend_of
+from mpisim.exchange.group import backend_of
 from mpisim.exchange.packed import StagedMessages
 from mpisim.exchange.transport import Transport, choose_transport, refusal
 from mpisim.experiment import decide

@@ -172,7 +172,7 @@ def _try_way(
     comm: MPI.Intracomm, waiting: Waiting, way: str, device: torch.device, options: argparse.Namespace
 ) -> tuple[str, list[float]]:
     """Return why a way cannot be trusted, or nothing and the seconds of its turns. Collective."""
-    from mpisim.exchange.devicelink import check_devices
+    from mpisim.exchange.group import check_group
     from mpisim.exchange.selftest import first_word, self_test
     from mpisim.exchange.transport import Transport, choose_transport, refusal
 
@@ -187,7 +187,7 @@ def _try_way(
     fault = first_word(comm, waiting, doubt)
     if not fault and way == "link":
         try:
-            check_devices(comm, waiting, device, comm.size)
+            check_group(comm, waiting, device, comm.size)
         except InputError as error:  # on every rank
             fault = str(error)
     if fault:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from mpi4py import MPI
 
-from mpisim.exchange.devicelink import LinkMessages, backend_of, check_devices, check_unused, close_group, open_group
+from mpisim.exchange.devicelink import LinkMessages
+from mpisim.exchange.group import backend_of, check_group, check_unused, close_group, open_group
 from mpisim.exchange.packed import PackedMessages, StagedMessages
 from mpisim.exchange.rows import Carry, RowMessages
 from mpisim.exchange.selftest import first_word, self_test
@@ -119,7 +120,7 @@ def tested_transport(
         On every rank, if torch cannot carry models between their devices.
     """
     if chosen.way == "link":
-        check_devices(comm, waiting, device, num_ranks)
+        check_group(comm, waiting, device, num_ranks)
     if not gpu_aware:
         return chosen
     doubt = refusal(device, os.environ) if chosen.way == "buffers" else ""

@@ -45,12 +45,17 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
         raise InputError(f"--device {wanted}: torch finds none here: choose from auto, {has}")
     if kind == "cpu":
         return torch.device("cpu")
-    module = _module(kind)
-    device = torch.device(kind, local_rank % module.device_count())
-    module.set_device(device)
+    device = torch.device(kind, local_rank % _module(kind).device_count())
+    select(device)
     if kind == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # float32 is float32: torch would round what goes into convolutions
     return device
+
+
+def select(device: torch.device) -> None:
+    """Make a device the one that this thread computes on; each thread begins with the first."""
+    if device.type in ("xpu", "cuda"):
+        _module(device.type).set_device(device)
 
 
 def _module(kind: str) -> Any:

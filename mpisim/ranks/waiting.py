@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 from mpi4py import MPI
 
+from mpisim.ranks.aside import Aside
 from mpisim.ranks.rollcall import RollCall
 
 SLEEP_SHARE = 0.05
@@ -147,6 +148,21 @@ class Waiting:
         """
         with self.together(comm):
             return comm.Create_dist_graph_adjacent(sources, destinations, *rows)
+
+    def aside(self, work: Callable[[], object]) -> None:
+        """Do what blocks, though not in MPI, in a thread; wait for it where this rank answers the others.
+
+        Raises
+        ------
+        TimeoutError
+            After ``timeout`` seconds.
+        Exception
+            That the work raises.
+        """
+        doing = Aside(work)
+        self.until(lambda: not doing.is_alive())
+        if doing.failure is not None:
+            raise doing.failure
 
     @contextmanager
     def together(self, comm: MPI.Comm) -> Iterator[None]:
