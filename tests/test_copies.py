@@ -21,6 +21,7 @@ from mpisim.data.shards import pack
 from mpisim.exchange.consensus import MAX_COORDINATES, Consensus
 from mpisim.exchange.mixing import mix
 from mpisim.experiment import decide
+from mpisim.learning import evaluation
 from mpisim.models.catalog import MODELS, Model
 from mpisim.nodes import Nodes
 from mpisim.ranks.waiting import Waiting
@@ -62,22 +63,27 @@ def _noisy_models_and_generators_for_any_device(monkeypatch):
     monkeypatch.setitem(MODELS, "noisy", Model(lambda *_: noisy_model(), lambda _: True, "anything"))
 
 
+def new_nodes(config, experiment, device):
+    """Return the nodes of one rank that owns all."""
+    packet = _packet(experiment, 0)
+    return Nodes(
+        config,
+        experiment.plans[0].own,
+        _part(packet, "shards"),
+        _part(packet, "own_tests"),
+        pack(experiment.test, [experiment.test_split]),
+        int(packet["largest_shard"]),
+        device,
+    )
+
+
 def play(options, device):
     """Play the rounds on one rank; return what each found, and the copies of each part of the last round."""
     config = Config(**SMALL, **options)
     experiment = decide(config, 1)
-    packet = _packet(experiment, 0)
     found, copies = [], {}
     with OtherDevice() if device == DEVICE else nullcontext() as there:
-        nodes = Nodes(
-            config,
-            experiment.plans[0].own,
-            _part(packet, "shards"),
-            _part(packet, "own_tests"),
-            pack(experiment.test, [experiment.test_split]),
-            int(packet["largest_shard"]),
-            device,
-        )
+        nodes = new_nodes(config, experiment, device)
         listeners = experiment.rule.indptr, experiment.rule.indices.astype(np.int64)
         weights = experiment.rule.weights(config.seed, 1, 1 / config.temperature)
 
@@ -112,6 +118,32 @@ def test_only_losses_and_counts_leave_the_device_and_nothing_comes_to_it(options
     tests_stacks = options == STACKED
     assert len(copies["test"]) == 2 * 3 * (1 if tests_stacks else NUM_NODES)
     assert max(copy.size for copy in copies["test"]) <= NUM_NODES * NUM_LABELS
+
+
+@pytest.mark.parametrize("engine", [ONE_BY_ONE, STACKED], ids=lambda engine: engine["engine"])
+def test_counts_leave_the_device_once_it_has_done_all_and_messages_move_on_till_then(engine, tmp_path, monkeypatch):
+    """A copy of what is still computed would wait, and look at no message."""
+    monkeypatch.chdir(tmp_path)
+    waits = []
+
+    def note(device, between):
+        assert device == DEVICE
+        between()
+        waits.append(len(there.crossings))
+
+    monkeypatch.setattr(evaluation, "finish", note)
+    config = Config(**SMALL, **engine)
+    experiment = decide(config, 1)
+    looks = []
+    with OtherDevice() as there:
+        nodes = new_nodes(config, experiment, DEVICE)
+        there.take()
+        nodes.test(lambda: looks.append(len(waits)))
+        copied = len(there.take())
+    of_sets = 2 * (1 if engine == STACKED else NUM_NODES)
+    assert waits == [3 * number for number in range(of_sets)]
+    assert copied == 3 * of_sets
+    assert set(looks) == set(range(of_sets))
 
 
 @pytest.mark.parametrize("engine", [ONE_BY_ONE, STACKED], ids=lambda engine: engine["engine"])

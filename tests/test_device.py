@@ -10,7 +10,14 @@ import torch
 from plain_experiment import SECONDS, TEXT, logged
 
 from mpisim.errors import InputError
-from mpisim.learning.device import choose_device, compute_deterministically, device_identity, device_name, free_memory
+from mpisim.learning.device import (
+    choose_device,
+    compute_deterministically,
+    device_identity,
+    device_name,
+    finish,
+    free_memory,
+)
 
 GIB = 2**30
 CPU = torch.device("cpu")
@@ -176,6 +183,20 @@ def test_all_memory_counts_as_free_where_the_driver_or_torch_cannot_count(host, 
     assert free_memory(torch.device("xpu", 0)) == 64 * GIB
 
 
+@pytest.mark.parametrize("kind", ["xpu", "cuda"])
+def test_something_else_is_done_until_the_device_has_done_all_it_was_given(host, kind):
+    devices, calls = getattr(host(**{kind: 2}), kind), []
+    answers = iter([False, False, True])
+    event = SimpleNamespace(record=calls.append, query=lambda: next(answers))
+    devices.Event, devices.current_stream = lambda: event, lambda device: f"stream of {device}"
+    finish(torch.device(kind, 1), lambda: calls.append("between"))
+    assert calls == [f"stream of {kind}:1", "between", "between"]
+
+
+def test_nobody_waits_for_a_cpu():
+    finish(CPU, pytest.fail)
+
+
 @pytest.fixture
 def extension(monkeypatch):
     """Return a function that installs Intel's extension, of a version; it shows torch its tiles when it is imported."""
@@ -261,7 +282,7 @@ def test_deterministic_asks_torch_for_all_that_it_offers():
 def test_on_a_cpu_deterministic_changes_no_bit(options, tmp_path, monkeypatch):
     """Though it fills memory that nobody has written to with NaN."""
     monkeypatch.chdir(tmp_path)
-    usual, asked = (logged(f"{options} {more}") for more in ("", "--deterministic --overwrite"))
+    usual, asked = (logged(f"--device cpu {options} {more}") for more in ("", "--deterministic --overwrite"))
     assert torch.are_deterministic_algorithms_enabled()
     for name in usual.keys() - SECONDS:
         np.testing.assert_array_equal(asked[name], usual[name])

@@ -12,7 +12,8 @@ import importlib
 import importlib.metadata
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -146,3 +147,22 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given, so that its memory can be sent and its time measured."""
     if device.type in ("xpu", "cuda"):
         _module(device.type).synchronize(device)
+
+
+def finish(device: torch.device, between: Callable[[], object]) -> None:
+    """Wait until the device has done all that this thread has given it, and do something else in between.
+
+    What comes from the device next is there at once, where a copy to the host would wait and do nothing.
+
+    Parameters
+    ----------
+    between : function
+        Called again and again: there messages on their way make progress.
+    """
+    if device.type not in ("xpu", "cuda"):
+        return
+    event = _module(device.type).Event()
+    event.record(_module(device.type).current_stream(device))
+    while not event.query():
+        between()
+        time.sleep(0)  # lets whoever shares this core, or waits for Python's lock, have it

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from mpisim.data.shards import Samples
+from mpisim.learning.device import finish
 from mpisim.learning.parameters import FLOAT_BYTES, BoundModel
 
 LARGEST_TEST_BATCH = 1024  # samples: near the peak of any machine
@@ -59,7 +60,7 @@ def evaluate(
     ----------
     row : float32 tensor, shape (num_columns,)
     between : function
-        Called after each batch: there messages on their way make progress.
+        Called after each batch, and while a device computes: there messages on their way make progress.
     counters : the node's integer buffers; None if nobody keeps them
     batch_size : from ``fitting_batch``
     """
@@ -80,6 +81,7 @@ def evaluate(
         correct.index_add_(0, labels, right.long())
         total.index_add_(0, labels, torch.ones_like(labels))
         between()
+    finish(row.device, between)
     return _scores(*(count.cpu().numpy() for count in (correct, total, loss)))
 
 
@@ -105,7 +107,7 @@ def evaluate_stack(
     ----------
     logits : function of inputs (num_nodes, num_samples, ...) to logits (num_nodes, num_samples, num_classes)
     between : function
-        Called after each batch.
+        Called after each batch, and while a device computes.
     """
     device = test.labels.device
     loss = torch.zeros(num_nodes, dtype=torch.float64, device=device)
@@ -120,6 +122,7 @@ def evaluate_stack(
         right = (answers == labels) & highest.isfinite()  # as in ``evaluate``
         correct += right.double() @ labels_of[batch]
         between()
+    finish(device, between)
     total = labels_of.sum(dim=0).cpu().numpy()
     return [
         _scores(of_node, total, loss_of_node)
