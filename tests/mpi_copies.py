@@ -66,13 +66,13 @@ def messages(rounds, wire):
         own = widths.pop(comm.rank)
         # Two own nodes' columns leave for each other rank, and come back mixed; the four others' are mixed here.
         return Counter(
-            Crossing(to_host, torch.float32, width)
+            Crossing(to_host, torch.float32, width, aside=True)
             for to_host in (True, False)
             for width in [*widths, *widths, own, own, own, own]
         )
     all_travel = rounds.config.strategy == "fl"
     num_rows = num_own if all_travel else 2
-    return Counter({Crossing(to_host, wire, NUM_COLUMNS): num_rows for to_host in (True, False)})
+    return Counter({Crossing(to_host, wire, NUM_COLUMNS, aside=True): num_rows for to_host in (True, False)})
 
 
 def trained(rounds):

@@ -16,11 +16,12 @@ ATEN = torch.ops.aten
 
 @dataclass(frozen=True)
 class Crossing:
-    """A copy between host and device."""
+    """A copy between host and device; ``aside`` is one that nobody waits for, which takes pinned memory."""
 
     to_host: bool
     dtype: torch.dtype
     size: int
+    aside: bool = False
 
 
 class OnDevice(torch.Tensor):
@@ -61,6 +62,7 @@ class OtherDevice(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.crossings = []
+        self.pinned = {}  # where that memory is, and what is there
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -74,7 +76,8 @@ class OtherDevice(TorchDispatchMode):
         elif func is ATEN.copy_.default:
             result_there = there[0]
             if len(there) > 1:
-                self._note(tensors[1], there[1], there[0])
+                aside = bool([*args, False][2]) and self._is_pinned(tensors[0 if there[1] else 1])
+                self._note(tensors[1], there[1], there[0], aside)
         elif func is ATEN._local_scalar_dense.default:
             self._note(tensors[0], there[0], False)
         elif any(there) and not all(
@@ -85,14 +88,20 @@ class OtherDevice(TorchDispatchMode):
         if kwargs.get("pin_memory"):  # which takes a driver
             given = given | {"pin_memory": False}
         result = func(*tree_map(held, args), **tree_map(held, given))
+        if kwargs.get("pin_memory"):
+            assert not result_there
+            self.pinned[result.untyped_storage().data_ptr()] = result
         if not result_there or func is ATEN._local_scalar_dense.default:
             return result
         wrapped = tree_map(lambda value: OnDevice(value) if isinstance(value, torch.Tensor) else value, result)
         return return_and_correct_aliasing(func, args, kwargs, wrapped)
 
-    def _note(self, tensor, from_device, to_device):
+    def _note(self, tensor, from_device, to_device, aside=False):
         if from_device != to_device:
-            self.crossings.append(Crossing(from_device, tensor.dtype, tensor.numel()))
+            self.crossings.append(Crossing(from_device, tensor.dtype, tensor.numel(), aside))
+
+    def _is_pinned(self, tensor):
+        return not isinstance(tensor, OnDevice) and tensor.untyped_storage().data_ptr() in self.pinned
 
     def take(self):
         """Return the copies since the last call."""
