@@ -17,7 +17,7 @@ from mpisim.ranks.waiting import Waiting
 # Columns of a row: a message of each of MPI's kinds, from what fits into a packet to what is fetched piece by piece.
 SIZES = (1, 1_000, 70_000, 500_000)
 ROUNDS = 2  # the second finds the first's rows in its buffers
-SECONDS = 60.0  # for all messages of a round
+SECONDS = 60.0  # for all messages of a round, at the most
 ROWS = 2  # to each rank
 PRIME = 251  # numbers below it are exact in bfloat16, too
 _FIRST_TAG = 41
@@ -91,16 +91,10 @@ class Trial:
 _ABANDONED: list[Trial] = []  # whose messages may be under way for ever, and so their memory must stay
 
 
-def self_test(
-    comm: MPI.Intracomm, waiting: Waiting, carry: Carry, device: torch.device, seconds: float = SECONDS
-) -> str:
-    """Return why what carries rows cannot be trusted, the same on every rank; nothing if it can. Collective.
-
-    Parameters
-    ----------
-    seconds : float
-        That a round's messages may take.
-    """
+def self_test(comm: MPI.Intracomm, waiting: Waiting, carry: Carry, device: torch.device) -> str:
+    """Return why what carries rows cannot be trusted, the same on every rank; nothing if it can. Collective."""
+    # A rank that has found a fault waits for the others' word: they must give a message up before it gives them up.
+    seconds = min(SECONDS, waiting.timeout / 2)
     with waiting.together(comm):
         apart = comm.Dup()  # what a failed test leaves under way meets no other message
     trials: list[Trial] = []
