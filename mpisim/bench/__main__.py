@@ -22,7 +22,12 @@ BENCHES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = OneLineParser(prog="python -m mpisim.bench", description="Measure how fast mpisim is on this machine.")
+    parser = OneLineParser(
+        prog="python -m mpisim.bench",
+        description="Measure how fast mpisim is on this machine.",
+        epilog="exit codes: 0 measured, 1 what was found speaks against runs here (devices), or anything else failed,"
+        " 2 wrong input",
+    )
     commands = parser.add_subparsers(dest="bench", required=True)
     for name, bench in BENCHES.items():
         command = commands.add_parser(name, help=bench.HELP, description=f"Measure {bench.HELP}.")
@@ -32,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         command.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
 
+    failed = False
+
     def measure() -> None:
+        nonlocal failed
         options = parser.parse_args(arguments)
         if options.json is not None:
             check_writable(options.json)
@@ -44,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json is not None:
             asked = {name: value for name, value in vars(options).items() if name not in ("bench", "json")}
             write_json(options.json, options.bench, asked, where, report)
+        failed = report.failed
 
-    return exit_code(measure)
+    return exit_code(measure) or int(failed)
 
 
 if __name__ == "__main__":

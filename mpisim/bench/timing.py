@@ -102,6 +102,8 @@ class Report:
     comparisons : the table's rows
     notes : lines below the table
     figures : further figures for the JSON file, as JSON can hold them
+    failed : bool
+        Whether it found something wrong: the command then ends with code 1.
     """
 
     against: str
@@ -109,6 +111,7 @@ class Report:
     comparisons: list[Comparison]
     notes: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    failed: bool = False
 
     def as_text(self) -> str:
         """Return the table, and the notes below it."""
@@ -187,18 +190,18 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_writable(path: Path) -> None:
-    """Find out whether a file can be written, before anything is measured and without a trace.
+def check_writable(path: Path, flag: str = "--json") -> None:
+    """Find out whether the file of an option can be written, before anything is measured and without a trace.
 
     Raises
     ------
     InputError
     """
     if path.is_dir():
-        raise InputError(f"--json {path}: is a folder: name a file in it")
+        raise InputError(f"{flag} {path}: is a folder: name a file in it")
     target = path if path.exists() else path.absolute().parent
     if not os.access(target, os.W_OK):
-        raise InputError(f"--json {path}: {target} cannot be written: name another file")
+        raise InputError(f"{flag} {path}: {target} cannot be written: name another file")
 
 
 def write_json(path: Path, bench: str, options: dict[str, Any], where: dict[str, Any], report: Report) -> None:
