@@ -21,7 +21,7 @@ from mpisim.analysis.logs import open_file
 from mpisim.analysis.page import write_page
 from mpisim.analysis.table import rows as rows_of
 from mpisim.analysis.topology import edges_of
-from mpisim.bench import analysis, exchange, images, plain, scaling
+from mpisim.bench import analysis, exchange, images, plain, scaling, staging
 from mpisim.bench.__main__ import BENCHES, main
 from mpisim.bench.processes import IID, OOD, REST, ROUNDS, figures_of, run
 from mpisim.bench.startup import slowest_imports
@@ -216,12 +216,17 @@ PROCESSES = {
     "exchange": (["--columns", "1001", "--rows", "2", "--rounds", "2"], ["2 rows each way"]),
     "devices": (["--device", "cpu", "--columns", "1001", "--rows", "2"], ["torch.distributed"]),
     "startup": (["--ranks", "1", "--rounds", "1"], ["a short run, 1 rank", "the main job, 1 rank"]),
+    "staging": (["--device", "cpu", "--model", "digits", "--nodes", "3", "--tests", "40"], ["3 models of digits"]),
     "analysis": (
         ["--logs", "3", "--nodes", "9", "--rounds", "2"],
         ["summary of 3 logs", "page of 9 nodes × 2 rounds, until it is ready"],
     ),
 }
 IN_THIS_PROCESS = {
+    "stacks": (
+        ["--device", "cpu", "--model", "mnist", "digits", "--nodes", "2", "--batches", "1"],
+        ["mnist, 2 nodes", "digits, 2 nodes"],
+    ),
     "mixing": (["--columns", "70000", "--rows", "3", "--terms", "2"], ["a pass for each term", "as many bytes"]),
     "oversubscribed": (["--ranks", "5", "--against", "2", "--rounds", "1"], ["rounds", "whole process"]),
     "scaling": (
@@ -305,6 +310,7 @@ def launched(monkeypatch):
 
 TURN = {
     "mixing": [],
+    "stacks": [],
     "oversubscribed": [(2, "ba:n=5,m=2,seed=0"), (5, "ba:n=5,m=2,seed=0")],
     "estimate": [(1, "ring:n=3"), (2, "ring:n=3")],
     "scaling": {1: [(1, "ring:n=3"), (1, "ring:n=6")], 2: [(2, "ring:n=3"), (2, "ring:n=6")]},
@@ -327,7 +333,8 @@ def test_scaling_compares_the_time_of_one_node_in_one_round(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", IN_THIS_PROCESS)
-def test_a_bench_launches_its_contenders_in_turns(tmp_path, capsys, launched, name):
+def test_a_bench_launches_its_contenders_in_turns(tmp_path, monkeypatch, capsys, launched, name):
+    monkeypatch.setattr("mpisim.bench.stacks.TURN_SECONDS", 0.0)  # a turn of stacks is one round
     options, rows = IN_THIS_PROCESS[name]
     path = tmp_path / "bench.json"
     assert main([name, *options, "--repeats", "2", "--json", str(path)]) == 0
@@ -399,6 +406,13 @@ WRONG = {
     "few nodes": (["analysis", "--nodes", "2"], "topology 'ba:n=2,m=2,seed=0': Barabási–Albert"),
     "few ranks": (["oversubscribed", "--ranks", "2", "--against", "2"], "must be more than 2: take 3 or more"),
     "one size": (["scaling", "--nodes", "33", "33"], "--nodes 33: is compared with nothing: give two numbers or more"),
+    "no model": (["stacks", "--model", "mnist", "gpt2"], "argument --model: invalid choice: 'gpt2'"),
+    "no stack": (["stacks", "--stack", "0"], "argument --stack: '0' must be an integer, 1 or more"),
+    "no folder for a trace": (["staging", "--trace", "not/t.json"], r"--trace not/t\.json: .*not cannot be written"),
+    "one file for two": (
+        ["staging", "--trace", "./a.json", "--json", "a.json"],
+        "is the file of --json too: name another",
+    ),
     "many terms": (["mixing", "--rows", "2", "--terms", "4"], "--terms 4: 2 own and 1 received rows are fewer"),
 }
 
@@ -419,7 +433,7 @@ def assert_one_line(capsys, message):
     assert re.search(message, error), error
 
 
-@pytest.mark.parametrize("name", ["training", "exchange", "oversubscribed", "scaling", "startup"])
+@pytest.mark.parametrize("name", ["training", "exchange", "oversubscribed", "scaling", "staging", "startup"])
 def test_without_mpiexec_the_line_says_what_to_do(tmp_path, monkeypatch, capsys, name):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("mpisim.bench.oversubscribed.usable_cores", lambda: 2)
@@ -432,9 +446,10 @@ def test_the_plain_loop_says_what_is_wrong_in_one_line(tmp_path, capsys):
     assert_one_line(capsys, "MNIST: .* lacks train-images")
 
 
-def test_models_are_exchanged_by_two_ranks_and_no_other_number(capsys):
-    assert exchange.main(["--columns", "10"]) == 2
-    assert_one_line(capsys, "1 ranks: models travel between two: mpiexec -n 2 python -m mpisim.bench.exchange")
+@pytest.mark.parametrize("bench, options", [(exchange, ["--columns", "10"]), (staging, ["--device", "cpu"])])
+def test_models_are_exchanged_by_two_ranks_and_no_other_number(capsys, bench, options):
+    assert bench.main(options) == 2
+    assert_one_line(capsys, f"1 ranks: models travel between two: mpiexec -n 2 python -m {bench.__name__}")
 
 
 def test_scaling_refuses_a_topology_that_cannot_be(tmp_path, monkeypatch, capsys):

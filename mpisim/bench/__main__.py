@@ -11,12 +11,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpisim.arguments import OneLineParser, exit_code
-from mpisim.bench import analysis, devices, estimate, exchange, mixing, oversubscribed, scaling, startup, training
+from mpisim.bench import (
+    analysis,
+    devices,
+    estimate,
+    exchange,
+    mixing,
+    oversubscribed,
+    scaling,
+    stacks,
+    staging,
+    startup,
+    training,
+)
 from mpisim.bench.timing import REPEATS, at_least_one, check_writable, machine, write_json
 
 BENCHES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (training, exchange, mixing, oversubscribed, scaling, startup, estimate, devices, analysis)
+    for module in (
+        training,
+        exchange,
+        mixing,
+        oversubscribed,
+        scaling,
+        startup,
+        estimate,
+        devices,
+        stacks,
+        staging,
+        analysis,
+    )
 }
 
 
@@ -25,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(
         prog="python -m mpisim.bench",
         description="Measure how fast mpisim is on this machine.",
-        epilog="exit codes: 0 measured, 1 what was found speaks against runs here (devices), or anything else failed,"
-        " 2 wrong input",
+        epilog="exit codes: 0 measured, 1 what was found speaks against runs here (devices) or engines (stacks), or"
+        " anything else failed, 2 wrong input",
     )
     commands = parser.add_subparsers(dest="bench", required=True)
     for name, bench in BENCHES.items():
