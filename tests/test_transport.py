@@ -11,12 +11,13 @@ import torch.distributed as dist
 
 from mpisim import Config
 from mpisim.errors import InputError
-from mpisim.exchange import packed, transport
+from mpisim.exchange import group, packed, transport
 from mpisim.exchange.group import backend_of
 from mpisim.exchange.packed import StagedMessages
 from mpisim.exchange.transport import Transport, choose_transport, refusal
 from mpisim.experiment import decide
 from mpisim.plan import plan_rows
+from mpisim.ranks.waiting import Waiting
 
 CPU, CUDA, XPU = map(torch.device, ("cpu", "cuda:0", "xpu:0"))
 
@@ -92,6 +93,15 @@ def test_a_torch_without_a_backend_is_refused_with_what_to_do(torch_has, device,
     with pytest.raises(InputError) as raised:
         choose_transport("device", False, device)
     assert str(raised.value) == line
+
+
+@pytest.mark.parametrize("backends, bindings", [(["xccl"], False), ([], True)])
+def test_oneccl_is_not_tried_by_one_rank_alone(torch_has, monkeypatch, backends, bindings):
+    """By ``CCL_ATL_TRANSPORT=mpi``, say, its processes are all of the MPI job's."""
+    torch_has(*backends, bindings=bindings)
+    for start in ("init_process_group", "HashStore"):
+        monkeypatch.setattr(dist, start, pytest.fail)
+    assert group._obstacle(0, Waiting(), XPU) == ""
 
 
 def test_a_process_that_uses_torch_distributed_itself_is_told_to_take_mpi(monkeypatch):

@@ -28,6 +28,7 @@ from mpisim.ranks.waiting import Waiting
 MARGIN_SECONDS = 60.0
 LONGEST_SECONDS = 1e7  # for a backend to wait
 LOOPBACK = "127.0.0.1"
+STARTS_ALONE = ("gloo", "nccl")
 _IN_ITS_SOURCE = re.compile(r"\[enforce fail at [^]]*\] ")  # where gloo's messages begin
 
 
@@ -140,8 +141,11 @@ def check_devices(comm: MPI.Intracomm, waiting: Waiting, device: torch.device, n
 def _obstacle(rank: int, waiting: Waiting, device: torch.device) -> str:
     """Return why the backend does not start on this rank; nothing if it does.
 
-    It is started for this rank alone: where one of several fails, the others would wait for it.
+    It is started for this rank alone: where one of several fails, the others would wait for it. Not so oneCCL, whose
+    processes may be those of the whole MPI job, by its variables in the environment.
     """
+    if backend_of(device) not in STARTS_ALONE:
+        return ""
     try:
         with _interface(one_host=True):
             waiting.aside(lambda: _join(distributed().HashStore(), 0, 1, device, waiting.timeout))
