@@ -33,7 +33,7 @@ from mpisim.storage.checkpoint import BadCheckpoint, checkpoint_folder, checkpoi
 ROUNDS, EVERY = 8, 2
 PLAIN = (
     f"--topology ring:n=6 --rounds {ROUNDS} --epochs 1 --checkpoint-every {EVERY} --train-samples 300"
-    " --test-samples 100 --threads 1 --engine auto --timeout 60"
+    " --test-samples 100 --threads 1 --engine auto --timeout 60 --device cpu"  # where bits are promised
 ).split()
 RICH = [
     *PLAIN,

@@ -1,4 +1,4 @@
-"""What several test modules need: logs whose content is known."""
+"""What several test modules need: logs whose content is known. And the suite's own option, ``--device``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import suite_device
 import torch
 
 from mpisim.storage.log import Log
 from mpisim.storage.variables import VARIABLES, Variable
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=suite_device.KINDS, default="cpu", help="what runs of mpisim take: cpu")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide from torch, before any test looks, all devices but those of the kind asked for."""
+    kind = config.getoption("--device")
+    found = suite_device.take(kind)
+    if found != kind:
+        there = "torch finds none here" if found == "cpu" else f"torch cannot be kept from {found}"
+        raise pytest.UsageError(f"--device {kind}: {there}")
 
 
 @pytest.fixture(autouse=True)

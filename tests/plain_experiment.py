@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from plain_data import NUM_TEST, NUM_TRAIN, TINYMEM, deal, moved
 from plain_weights import CENTRALITIES, hears, linked, mixing_matrix, takes_part
+from suite_device import FEW, ROUNDING, on_gpu
 from torch import nn
 
 from mpisim.graphs.generators import make_topology
@@ -26,7 +27,7 @@ TOPOLOGY = "ba:n=6,m=2,seed=11"  # its hub is node 3: not the first, nor the las
 NUM_ROUNDS, NUM_EPOCHS = 3, 2
 RUN = (
     f"--topology {TOPOLOGY} --rounds {NUM_ROUNDS} --epochs {NUM_EPOCHS} --train-samples {NUM_TRAIN}"
-    f" --test-samples {NUM_TEST} --threads 1 --device cpu --output run.h5 --quiet"
+    f" --test-samples {NUM_TEST} --threads 1 --output run.h5 --quiet"
 )
 TEXT = (
     f"--dataset tinymem --model gpt2-1layer --tinymem-modulo {TINYMEM.modulo} --tinymem-context {TINYMEM.context}"
@@ -270,12 +271,13 @@ def assert_is_logged(expected: dict[str, np.ndarray], log: dict[str, np.ndarray]
     """Compare a run's log with what the experiment found, variable by variable."""
     assert log.keys() == expected.keys() | SECONDS
     assert log.keys() == logged_variables(**case.moments).keys() | COORDINATES | ({"epoch"} & expected.keys())
+    few, rounding = (FEW, ROUNDING) if on_gpu() else (1, 1e-5)
     for name, values in expected.items():
         assert log[name].shape == values.shape, name
         if "accuracy" in name or "recall" in name:
             # Where two labels are all but tied, the order of sums may decide: one prediction may differ, of some 1,800.
             differs = ~np.isclose(log[name], values, rtol=0, atol=1e-12, equal_nan=True)
-            assert differs.sum() <= 1, f"{name}: {log[name]}, not {values}"
+            assert differs.sum() <= few, f"{name}: {log[name]}, not {values}"
         else:
             trained = "loss" in name or "distance" in name  # in float32; so far apart at the most after three rounds
-            np.testing.assert_allclose(log[name], values, rtol=1e-5 if trained else 1e-12, err_msg=name)
+            np.testing.assert_allclose(log[name], values, rtol=rounding if trained else 1e-12, err_msg=name)

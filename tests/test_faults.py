@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 from chaos import descendants, kill, ranks_among
+from suite_device import assert_same_results
 
 from mpisim.run import main
 from mpisim.storage.checkpoint import checkpoints
@@ -335,10 +336,7 @@ def check_it_goes_on(folder: Path, undisturbed: dict[str, Any], num_logged: int,
     finished = launch(folder, *RUN, *[word for word in KEPT if word != "--quiet"], "--resume")
     assert finished.returncode == 0, finished.stderr
     assert f"resumed       after round {newest.round}" in finished.stdout
-    found = results_of(folder / "disk/log.h5")
-    assert found.keys() == undisturbed.keys()
-    for name, values in undisturbed.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert_same_results(results_of(folder / "disk/log.h5"), undisturbed)
 
 
 KEPT_IN = {"append": "disk/log.h5", "write_shard": "disk/log.ckpt"}

@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 import pytest
+from suite_device import masks, suite_kind
 
 from mpisim.arguments import parse_config
 from mpisim.sweep.machines import MACHINES, meeting_address
@@ -97,7 +98,8 @@ class Site:
 
     def environment(self, **variables: str) -> dict[str, str]:
         path = [self.commands, PYTHON_FOLDER, "/usr/bin", "/bin"]
-        return {"PATH": os.pathsep.join(map(str, path)), "HOME": str(self.commands), "LC_ALL": "C.UTF-8"} | variables
+        own = {"PATH": os.pathsep.join(map(str, path)), "HOME": str(self.commands), "LC_ALL": "C.UTF-8"}
+        return own | masks(suite_kind()) | variables
 
     def call(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Call a script as a person does, in the project's folder."""

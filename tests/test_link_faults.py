@@ -9,7 +9,7 @@ import faulty_run
 import pytest
 from test_faults import KEPT, NO_ANSWER, TIMEOUT, check_log, faulty, launch
 
-LINK = ("--transport", "device")
+LINK = ("--transport", "device", "--device", "cpu")  # ranks that share a GPU would be refused
 
 
 STEPS = [("train", 1, 2), ("wait", 2, 2), ("aside", 2, 1), ("aside", 1, 2), ("aside", 0, 3), ("aside", 1, 4)]

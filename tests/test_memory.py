@@ -31,6 +31,7 @@ RUNS = {
 def test_the_plan_predicts_the_peak_within_a_fifth(tmp_path, options):
     write_mnist(tmp_path, 240, 100)
     command = ["mpiexec", "-n", "2", sys.executable, "-m", "mpisim.run", *options.split(), "--output", "run.h5"]
+    command += ["--device", "cpu"]  # GPUs have a memory of their own
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     number, unit = re.search(r"memory +up to ([0-9.]+) (MiB|GiB) a rank", done.stdout).groups()

@@ -7,11 +7,13 @@ from functools import cache
 from pathlib import Path
 
 import h5py
+import mpi_experiments
 import mpi_session
 import mpi_transport
 import numpy as np
 import pytest
 from chaos import results_of
+from suite_device import ROUNDING, assert_same_results
 
 SESSION = Path(mpi_session.__file__)
 SIZES = (1, 2, 3)
@@ -56,9 +58,7 @@ def test_any_number_of_ranks_gives_the_same_bits(launch, experiment):
     assert len(np.unique(trained)) == trained.size > 0  # the nodes did train, each on its own
     assert np.isnan(first["train_loss"][first["participated"] == 0]).all()
     for other in others:
-        assert other.keys() == first.keys()
-        for name, values in first.items():
-            np.testing.assert_array_equal(other[name], values, err_msg=name)
+        assert_same_results(other, first, mpi_experiments.ROUGHER.get(experiment, ROUNDING))
 
 
 def test_consensus_has_the_same_bits_at_any_number_of_ranks(launch):
@@ -111,9 +111,7 @@ def test_federated_learning_sends_columns_there_and_mixtures_back(launch):
 def test_torch_carries_models_to_the_same_bits(launch, experiment, size):
     folder, _ = launch(size)
     expected, found = (results_of(folder / f"{name}.h5") for name in (experiment, f"{experiment}-by-torch"))
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert_same_results(found, expected)
     assert bytes_sent(folder, experiment) == bytes_sent(folder, f"{experiment}-by-torch")
 
 
@@ -121,9 +119,7 @@ def test_torch_carries_models_to_the_same_bits(launch, experiment, size):
 def test_another_placement_changes_messages_and_no_result(launch, size):
     folder, _ = launch(size)
     expected, found = results_of(folder / "default.h5"), results_of(folder / "mincut.h5")
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert_same_results(found, expected)
     with h5py.File(folder / "default.h5") as blocks, h5py.File(folder / "mincut.h5") as cut:
         assert (blocks["rank_of_node"][:] != cut["rank_of_node"][:]).any()
     assert sum(bytes_sent(folder, "mincut")) < sum(bytes_sent(folder, "default"))
@@ -132,7 +128,8 @@ def test_another_placement_changes_messages_and_no_result(launch, size):
 def test_rounding_to_bfloat16_shows_in_the_results(launch):
     folder, _ = launch(1)
     whole, rounded = results_of(folder / "failing.h5"), results_of(folder / "wire.h5")
-    np.testing.assert_array_equal(rounded["train_loss"][0], whole["train_loss"][0])  # the first round starts alike
+    first, second = ({"train_loss": each["train_loss"][0]} for each in (whole, rounded))
+    assert_same_results(second, first)  # the first round starts alike
     assert (rounded["train_loss"][1] != whole["train_loss"][1]).all()
     np.testing.assert_allclose(rounded["train_loss"], whole["train_loss"], rtol=0.05)
 

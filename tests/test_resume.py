@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from chaos import chaos, descendants, kill, ranks_among, results_of
 from mpi4py import MPI
+from suite_device import assert_same_results
 from torch import nn
 
 from mpisim.arguments import parse_config
@@ -95,16 +96,14 @@ def undisturbed(tmp_path_factory):
 def outcome(path):
     newest = checkpoints(checkpoint_folder(path))[0]
     state = newest.read(np.arange(newest.num_nodes))
-    return results_of(path), {name: array.tobytes() for name, array in state.items()}
+    return results_of(path), state
 
 
 def check_same(path, expected):
     (results, state), (expected_results, expected_state) = outcome(path), expected
-    assert results.keys() == expected_results.keys()
     assert results["status"] == "complete"
-    for name, values in expected_results.items():
-        np.testing.assert_array_equal(results[name], values, err_msg=name)
-    assert state == expected_state
+    assert_same_results(results, expected_results)
+    assert_same_results(state, expected_state)
 
 
 def die_in(round, *options, monkeypatch, arguments=COMMON, path="run.h5"):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import h5py
 import pytest
-from chaos import await_end, descendants, differences, kill, ranks_among, results_of
+from chaos import await_end, descendants, kill, ranks_among, results_of
+from suite_device import assert_same_results
 
 import mpisim.run
 from mpisim.storage.checkpoint import checkpoint_folder, checkpoints
@@ -105,7 +106,7 @@ def check_undisturbed(*names):
         if run.name in names:
             undisturbed = Path("undisturbed") / log_of(run.name).name
             assert mpisim.run.main([*run.flags(), "--quiet", "--output", str(undisturbed)]) == 0
-            assert differences(results_of(log_of(run.name)), results_of(undisturbed)) == []
+            assert_same_results(results_of(log_of(run.name)), results_of(undisturbed))
 
 
 # Deaths.
