@@ -29,6 +29,9 @@ def __getattr__(name: str) -> Any:
 
         return Config
     if name == "Simulation":
+        from mpisim.libraries import keep_torch_from_compiling
+
+        keep_torch_from_compiling()
         from mpisim.simulation import Simulation
 
         return Simulation

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+
+def keep_torch_from_compiling() -> None:
+    """Let torch's operations be those it comes with; to be called before torch is imported, by whatever starts ranks.
+
+    From 2.13 on, torch for CUDA makes products of a column and a row, as of a batch of one sample, by a kernel that it
+    first has a C compiler build, and fails where there is none; and every batch of products goes through Python.
+    """
+    os.environ.setdefault("TORCH_DISABLE_NATIVE_JIT", "1")
 
 
 def import_torchvision() -> Any:

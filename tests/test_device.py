@@ -9,6 +9,8 @@ import pytest
 import torch
 from plain_experiment import SECONDS, TEXT, logged
 
+import mpisim
+from mpisim import run
 from mpisim.errors import InputError
 from mpisim.learning.device import (
     choose_device,
@@ -120,10 +122,28 @@ def test_a_device_is_named_with_its_kind_and_index(host):
     assert device_name(CPU) == "cpu"
 
 
-def test_float32_is_float32_in_convolutions_too(host):
+def test_float32_is_float32_in_convolutions_and_products_and_in_sums_of_bfloat16(host):
     host(cuda=1)
+    products = torch.backends.cuda.matmul
+    products.allow_tf32 = products.allow_bf16_reduced_precision_reduction = True
     choose_device("cuda", 0)
     assert torch.backends.cudnn.allow_tf32 is False
+    assert products.allow_tf32 is False
+    assert products.allow_bf16_reduced_precision_reduction is False
+
+
+@pytest.mark.parametrize("start", [run._start, lambda: mpisim.Simulation], ids=["command", "from Python"])
+@pytest.mark.parametrize("chosen, disabled", [(None, True), ("0", False)])
+def test_torch_is_kept_from_building_kernels_unless_the_user_wants_them(monkeypatch, start, chosen, disabled):
+    monkeypatch.setenv("MPIR_CVAR_IALLREDUCE_INTRA_ALGORITHM", "auto")
+    monkeypatch.delenv("TORCH_DISABLE_NATIVE_JIT", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("TORCH_DISABLE_NATIVE_JIT", chosen)
+    start()
+    heeds = pytest.importorskip("torch._native.common_utils", reason="this torch builds none").check_native_jit_disabled
+    heeds.cache_clear()
+    assert heeds() is disabled
+    heeds.cache_clear()
 
 
 # Of two ranks: the kind, the devices each sees, its own index and mask; and whether both have the same device.

@@ -25,6 +25,7 @@ from mpisim.bench import (
     training,
 )
 from mpisim.bench.timing import REPEATS, at_least_one, check_writable, machine, write_json
+from mpisim.libraries import keep_torch_from_compiling
 
 BENCHES = {
     module.__name__.rpartition(".")[2]: module
@@ -46,6 +47,7 @@ BENCHES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    keep_torch_from_compiling()
     parser = OneLineParser(
         prog="python -m mpisim.bench",
         description="Measure how fast mpisim is on this machine.",

@@ -19,6 +19,7 @@ from mpisim.bench.twins import compare_runs
 from mpisim.bench.ways import NAMES, WAYS, try_way
 from mpisim.config import DEVICES, Config
 from mpisim.errors import InputError, line_of
+from mpisim.libraries import keep_torch_from_compiling
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import mpi4py
 
     mpi4py.rc.thread_level = "funneled"
+    keep_torch_from_compiling()
     from mpi4py import MPI
 
     from mpisim.ranks.startup import abort

@@ -34,6 +34,7 @@ from mpisim.bench.timing import (
 )
 from mpisim.config import DEVICES
 from mpisim.errors import InputError
+from mpisim.libraries import keep_torch_from_compiling
 from mpisim.units import plain_bytes
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def copies_beside_kernels(events: Sequence[dict[str, Any]]) -> tuple[float, floa
     (seconds, seconds); of copies at the same time, each counts
     """
     copies, kernels = ([event for event in events if event.get("cat") == kind] for kind in ("gpu_memcpy", "kernel"))
-    computing = {event["args"]["stream"] for event in kernels}
+    computing = {event["args"].get("stream") for event in kernels}
     busy: list[list[float]] = []  # the times in which at least one kernel ran
     for start, end in sorted((event["ts"], event["ts"] + event["dur"]) for event in kernels):
         if busy and start <= busy[-1][1]:
@@ -151,7 +152,7 @@ def copies_beside_kernels(events: Sequence[dict[str, Any]]) -> tuple[float, floa
             busy.append([start, end])
     whole = beside = 0.0
     for event in copies:
-        if event["args"]["stream"] not in computing:
+        if event["args"].get("stream") not in computing:
             start, end = event["ts"], event["ts"] + event["dur"]
             whole += end - start
             beside += sum(max(0.0, min(end, last) - max(start, first)) for first, last in busy)
@@ -169,6 +170,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any] | None:
     import mpi4py
 
     mpi4py.rc.thread_level = "funneled"
+    keep_torch_from_compiling()
     import torch
     from mpi4py import MPI
 

@@ -2,8 +2,11 @@
 
 All comes from torch itself. Where torch is older than 2.8 and sees no Intel GPU by itself, Intel's extension for
 PyTorch is imported to make it see one; newer ones need no extension. Its ``optimize`` is not used, since nothing of it
-fits here: it wants an optimizer object to train with, lays convolutions' weights out anew, in memory of their own, and
-folds normalisation into copies of the weights. A model's tensors must stay what they are, views of a row of X.
+fits here. Of its six parts for GPUs (https://intel.github.io/intel-extension-for-pytorch/xpu/latest, "ipex.optimize
+Frontend API"), the two that fold normalisation and the one that leaves dropout out are for inference with weights that
+stay as they are. Another layout of convolutions' weights, and weights split into halves, give them memory of their own,
+where a model must stay a view of a row of X. And the fused step is for optimizers as objects, one for each model; here
+one function of torch's makes the step of whichever row is bound, with state that is in rows, too.
 """
 
 from __future__ import annotations
@@ -49,7 +52,11 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     device = torch.device(kind, local_rank % _module(kind).device_count())
     select(device)
     if kind == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # float32 is float32: torch would round what goes into convolutions
+        # float32 is float32: torch would round what goes into convolutions and, where the environment asks for it, into
+        # products; and it would add products of bfloat16 up in parts that are bfloat16, too.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     return device
 
 
