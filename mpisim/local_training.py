@@ -16,7 +16,7 @@ from mpisim.learning.batches import BatchTable, padded_batch_size
 from mpisim.learning.engine import Engine
 from mpisim.learning.mapped import MappedProducts
 from mpisim.learning.optimizers import Optimizer, OptimizerSettings
-from mpisim.learning.parameters import BoundModel
+from mpisim.learning.parameters import BoundModel, fill_from_host, on_host
 from mpisim.learning.perceptron import PerceptronProducts, is_perceptron
 from mpisim.learning.replay import Recorder, Replays
 from mpisim.learning.stack import Products, StackPlan, train_stack
@@ -41,7 +41,7 @@ def replay_obstacle(config: Config, module: nn.Module) -> str | None:
     obstacles = {
         "--augment draws on the host": config.augment,
         "--proximal reads other models in each round": bool(config.proximal),
-        "dropout draws from a generator for each node": bool(dropouts(module)),
+        "dropout draws from a generator for each node": any(layer.p > 0 for layer in dropouts(module)),
     }
     return next((reason for reason, is_so in obstacles.items() if is_so), None)
 
@@ -106,14 +106,14 @@ class LocalTraining:
         """Return the optimizer's state where it is kept, as arrays whose first dimension is nodes."""
         if self.kept is None:
             return {}
-        moments = {f"optimizer.{name}": moment.cpu().numpy() for name, moment in self.kept.moments.items()}
+        moments = {f"optimizer.{name}": on_host(moment) for name, moment in self.kept.moments.items()}
         return moments | {"optimizer.num_steps": self.kept.num_steps}
 
     def load_state(self, arrays: dict[str, np.ndarray]) -> None:
         """Go on from what ``state`` returned."""
         if self.kept is not None:
             for name, moment in self.kept.moments.items():
-                moment.copy_(torch.from_numpy(arrays[f"optimizer.{name}"]))
+                fill_from_host(moment, arrays[f"optimizer.{name}"])
             self.kept.num_steps[:] = arrays["optimizer.num_steps"]
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mpisim.dealing import dataset_of
+from mpisim.exchange.mixing import block_width
 from mpisim.exchange.rows import WIRES
 from mpisim.exchange.transport import HELD, Transport, choose_transport
 from mpisim.experiment import Experiment, make_model
@@ -105,7 +106,9 @@ def predicted_memory(experiment: Experiment, device: torch.device) -> int:
         table = num_batches * width * (INDEX_BYTES + FLOAT_BYTES) * (config.epochs if config.shuffle else 1)
         plans = (table + num_batches * config.epochs * 2 * INDEX_BYTES) * engine.batched
         data = num_samples * (sample + INDEX_BYTES)
+        mixed = len(plan.mixed)
+        mixing = mixed * min(block_width(mixed, device), experiment.num_columns) * FLOAT_BYTES
         # On a GPU, what steps that are replayed compute in stays theirs.
-        computing = training + testing if device.type == "cuda" else max(training, testing)
+        computing = training + max(testing, mixing) if device.type == "cuda" else max(training, testing, mixing)
         largest = max(largest, rows + data + plans + computing)
     return largest + (FIRST_USE_BYTES + present_memory() if device.type == "cpu" else 0)

@@ -13,7 +13,7 @@ from mpisim.dealing import dataset_of, ood_change
 from mpisim.experiment import make_model
 from mpisim.learning.engine import choose_engine
 from mpisim.learning.evaluation import Scores, evaluate, evaluate_stack, fitting_batch
-from mpisim.learning.parameters import BoundModel, allocate_rows
+from mpisim.learning.parameters import BoundModel, allocate_rows, fill_from_host, on_host
 from mpisim.learning.perceptron import logits
 from mpisim.learning.precision import PRECISIONS
 from mpisim.learning.replay import GraphRecorder
@@ -100,14 +100,14 @@ class Nodes:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return all that a round changes, as arrays whose first dimension is this rank's nodes."""
-        arrays = {"nodes": self.own, "rows": self.parameters.cpu().numpy()}
+        arrays = {"nodes": self.own, "rows": on_host(self.parameters)}
         for index in range(len(self.model.counter_names)):
             arrays[f"counter.{index}"] = np.array([of_node[index].cpu().numpy() for of_node in self.counters])
         return arrays | self.training.state()
 
     def load_state(self, arrays: dict[str, np.ndarray]) -> None:
         """Go on from what ``state`` returned, on whatever ranks."""
-        self.parameters.copy_(torch.from_numpy(arrays["rows"]))
+        fill_from_host(self.parameters, arrays["rows"])
         for index in range(len(self.model.counter_names)):
             for of_node, value in zip(self.counters, arrays[f"counter.{index}"], strict=True):
                 of_node[index].fill_(int(value))

@@ -114,10 +114,9 @@ def expected_copies(rounds):
             Crossing(True, torch.int64, NUM_COLUMNS + 1),
             Crossing(False, torch.float64, NUM_COLUMNS),
             Crossing(True, torch.float64, num_own),
-            # The checkpoint.
-            Crossing(True, torch.float32, num_own * NUM_COLUMNS),
         ]
     )
+    each_round += Counter({Crossing(True, torch.float32, NUM_COLUMNS): num_own})  # the checkpoint
     if config.strategy == "degree-similarity":  # a number for each edge of the ring that one of its nodes is on
         num_edges = NUM_NODES if num_own == NUM_NODES else num_own + 1
         each_round += Counter([Crossing(True, torch.float64, num_edges)])

@@ -18,10 +18,13 @@ from test_options import noisy_model
 from mpisim import Config
 from mpisim.briefing import _packet, _part
 from mpisim.data.shards import pack
+from mpisim.exchange import mixing
 from mpisim.exchange.consensus import MAX_COORDINATES, Consensus
 from mpisim.exchange.mixing import mix
+from mpisim.exchange.similarity import similarities
 from mpisim.experiment import decide
 from mpisim.learning import evaluation
+from mpisim.learning.parameters import assign_rows
 from mpisim.models.catalog import MODELS, Model
 from mpisim.nodes import Nodes
 from mpisim.ranks.waiting import Waiting
@@ -185,6 +188,96 @@ def test_the_consensus_distance_is_the_same_bits_on_a_device_and_copies_no_model
         Crossing(False, torch.float64, count),
         Crossing(True, torch.float64, num_nodes),
     ]
+
+
+def test_a_checkpoint_leaves_the_device_and_comes_back_row_by_row(tmp_path, monkeypatch):
+    """All rows at once would take a second X there, since there are gaps between them."""
+    monkeypatch.chdir(tmp_path)
+    config = Config(**SMALL, momentum=0.9, keep_optimizer_state=True)
+    experiment = decide(config, 1)
+    everyone = np.ones(NUM_NODES, dtype=bool)
+    with OtherDevice() as there:
+        nodes, others = (new_nodes(config, experiment, DEVICE) for _ in range(2))
+        nodes.train(1, everyone, None)
+        there.take()
+        state = nodes.state()
+        others.load_state(state)
+        copies = Counter((copy.to_host, copy.dtype, copy.size) for copy in there.take())
+        again = others.state()
+    on_host = new_nodes(config, experiment, torch.device("cpu"))
+    on_host.train(1, everyone, None)
+    num_columns = state["rows"].shape[1]
+    assert copies == {(to_host, torch.float32, num_columns): 2 * NUM_NODES for to_host in (True, False)}
+    assert {name: array.shape for name, array in state.items()} == {
+        "nodes": (NUM_NODES,),
+        "rows": (NUM_NODES, num_columns),
+        "optimizer.momentum": (NUM_NODES, num_columns),
+        "optimizer.num_steps": (NUM_NODES,),
+    }
+    for name, wanted in on_host.state().items():
+        np.testing.assert_allclose(state[name], wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(again[name], state[name])
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_rows_are_put_back_without_a_copy_of_the_whole_matrix(deterministic):
+    """Deterministically, a GPU makes one where it gets several rows at once."""
+    numbers, calls = np.array([3, 0]), []
+    X, rows = torch.zeros(4, 7), torch.arange(14.0).reshape(2, 7)
+
+    class Noting(OtherDevice):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(func)
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
+    try:
+        with Noting() as there:
+            X, rows, which = X.to(DEVICE), rows.to(DEVICE), torch.from_numpy(numbers).to(DEVICE)
+            there.take()
+            calls.clear()
+            assign_rows(X, numbers, which, rows)
+            copied, called = there.take(), list(calls)
+            found = X.cpu()
+    finally:
+        torch.set_deterministic_debug_mode("default")
+    assert copied == []
+    assert (torch.ops.aten.index_put_.default in called) is not deterministic
+    assert found.tolist() == [[*range(7, 14)], [0] * 7, [0] * 7, [*range(7)]]
+
+
+@pytest.mark.parametrize("rows_that_fit, num_blocks", [(NUM_NODES, 1), (NUM_NODES / 2, 2), (0, 3)])
+def test_a_device_mixes_in_blocks_as_large_as_fit_to_the_same_bits(monkeypatch, rows_that_fit, num_blocks):
+    num_columns = 3 * mixing.BLOCK - 5
+    rng = np.random.default_rng(0)
+    X = torch.from_numpy(rng.standard_normal((NUM_NODES, num_columns)).astype(np.float32))
+    W = np.arange(0, NUM_NODES**2 + 1, NUM_NODES), np.tile(np.arange(NUM_NODES), NUM_NODES), rng.random(NUM_NODES**2)
+    expected = X.clone()
+    mix(expected, expected[:0], *W)
+    monkeypatch.setattr(mixing, "DEVICE_SCRATCH_BYTES", 4 * int(rows_that_fit * num_columns + NUM_NODES))
+    widths = []
+    add_up = mixing._sum
+    monkeypatch.setattr(mixing, "_sum", lambda terms, rows, out: (widths.append(len(out)), add_up(terms, rows, out)))
+    with OtherDevice():
+        rows = X.to(DEVICE)
+        mix(rows, rows[:0], *W)
+        found = rows.cpu()
+    assert torch.equal(found, expected)
+    assert len(widths) == NUM_NODES * num_blocks
+    assert sum(widths) == NUM_NODES * num_columns
+
+
+def test_a_device_compares_models_in_large_blocks_and_copies_none():
+    layers = [torch.Size((50, 4_000)), torch.Size((50,))]
+    X = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 200_050)).astype(np.float32))
+    pairs = np.array([[0, 1], [0, 2], [1, 2]])
+    expected = similarities(layers, (0, 200_000), [*X], pairs)
+    with OtherDevice() as there:
+        rows = X.to(DEVICE)
+        there.take()
+        found = similarities(layers, (0, 200_000), [*rows], pairs)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert there.crossings == [Crossing(True, torch.float64, len(pairs))]
 
 
 def test_the_device_notes_copies_and_refuses_two_places():

@@ -23,6 +23,7 @@ from mpisim.learning.optimizers import Optimizer, OptimizerSettings
 from mpisim.learning.parameters import StateLayout
 from mpisim.learning.replay import MOST_RECORDED, WARM_UPS, GraphRecorder, Replays
 from mpisim.local_training import replay_obstacle
+from mpisim.models.dropout import Dropout
 
 CPU = torch.device("cpu")
 LOOK_AT_A_NUMBER = torch.ops.aten._local_scalar_dense.default  # what a capture forbids
@@ -261,6 +262,7 @@ def test_no_more_are_recorded_than_memory_should_hold():
         ({"augment": True}, norm, "--augment"),
         ({"proximal": 0.1}, norm, "--proximal"),
         ({}, norm_and_dropout, "dropout"),
+        ({}, lambda: nn.Sequential(*norm(), Dropout(0.0)), None),
     ],
 )
 def test_what_cannot_be_replayed_is_known_before(options, make, part):

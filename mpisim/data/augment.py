@@ -27,10 +27,11 @@ def crop_and_flip(images: torch.Tensor, black: float, rng: np.random.Generator) 
     columns = right[:, np.newaxis] + np.arange(width)
     columns[flipped] = columns[flipped, ::-1]
     padded = F.pad(images, (PADDING,) * 4, value=black)
-    at = {name: torch.from_numpy(index).to(images.device) for name, index in (("row", rows), ("column", columns))}
+    # At once: a device is waited for while what is drawn gets there.
+    at = torch.from_numpy(np.concatenate([rows, columns], axis=1)).to(images.device)
     return padded[
         torch.arange(num_samples, device=images.device)[:, None, None, None],
         torch.arange(channels, device=images.device)[None, :, None, None],
-        at["row"][:, None, :, None],
-        at["column"][:, None, None, :],
+        at[:, None, :height, None],
+        at[:, None, None, height:],
     ]

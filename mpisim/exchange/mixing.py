@@ -11,6 +11,9 @@ import torch
 # tail must always be the same columns. 128 KiB per row keeps the accumulator in the L2 cache, and torch does not
 # divide so few columns among threads.
 BLOCK = 32_768
+# On a device, blocks are as large as a scratch matrix of so many bytes allows: each term of each is a call, which takes
+# the host microseconds, and a GPU no longer than that for some 100,000 columns.
+DEVICE_SCRATCH_BYTES = 256 * 2**20
 
 Term = tuple[int, float]  # of a mixture: the position of a row, and its weight
 
@@ -26,6 +29,13 @@ def positions_in_rows(indices: np.ndarray, own: np.ndarray, received: np.ndarray
     nodes = np.concatenate([own, received])
     order = np.argsort(nodes)
     return order[np.searchsorted(nodes[order], indices)]
+
+
+def block_width(num_rows: int, device: torch.device) -> int:
+    """Return how many columns to mix at a time, at the most, with a scratch matrix of so many rows."""
+    if device.type == "cpu":
+        return BLOCK
+    return max(BLOCK, DEVICE_SCRATCH_BYTES // (torch.float32.itemsize * max(1, num_rows)))
 
 
 @torch.no_grad()
@@ -60,11 +70,12 @@ def mix(
     rounds = remote.dtype != torch.float32
     mixtures, of_row = _mixtures(indptr, positions, weights, num_rows if rounds else None)
     heard = sorted({position for terms in mixtures for position, _ in terms if position < num_rows}) if rounds else []
-    width = min(BLOCK, num_columns)
+    size = block_width(len(mixtures) + len(heard), parameters.device)
+    width = min(size, num_columns)
     sums = torch.empty((len(mixtures), width), device=parameters.device)
     rounded = torch.empty((len(heard), width), device=parameters.device)
-    for start in range(0, num_columns, BLOCK):
-        columns = slice(start, min(start + BLOCK, num_columns))
+    for start in range(0, num_columns, size):
+        columns = slice(start, min(start + size, num_columns))
         width = columns.stop - start
         block = [*parameters[:, columns], *remote[:, columns]]
         if rounds:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 BLOCK = 131_072  # scalars at a time: what they become in float64 stays in the cache, 5 times as fast as whole layers
+DEVICE_BLOCK = 4_194_304  # a device is to have few calls
 SMALLEST_NORM = 1e-8  # a row of zeros is like nothing: its cosine is 0
 
 
@@ -87,6 +88,6 @@ def similarities(
 
 def _row_dots(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Return the product of each row with the same row of another matrix, float64."""
-    count = max(1, BLOCK // first.shape[1])
+    count = max(1, (BLOCK if first.device.type == "cpu" else DEVICE_BLOCK) // first.shape[1])
     blocks = [slice(start, start + count) for start in range(0, len(first), count)]
     return torch.cat([(first[block].double() * second[block]).sum(dim=1) for block in blocks])

@@ -16,7 +16,7 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from mpisim.learning.parameters import StateLayout, allocate_rows
+from mpisim.learning.parameters import StateLayout, allocate_rows, assign_rows
 
 ADAM_EPSILON = 1e-8  # torch's default
 
@@ -77,7 +77,7 @@ class Optimizer:
     def put_rows(self, rows: np.ndarray, other: Optimizer) -> None:
         """Take over the state of another optimizer's first rows as that of some rows."""
         for name, moment in self.moments.items():
-            moment[torch.from_numpy(rows).to(moment.device)] = other.moments[name][: len(rows)]
+            assign_rows(moment, rows, torch.from_numpy(rows).to(moment.device), other.moments[name][: len(rows)])
         self.num_steps[rows] = other.num_steps[: len(rows)]
 
     def begin(self, rows: np.ndarray, other: Optimizer | None) -> None:

@@ -48,6 +48,42 @@ def host_rows(num_rows: int, stride: int) -> torch.Tensor:
     return torch.from_numpy(memory[first : first + num_rows * stride].reshape(num_rows, stride))
 
 
+def assign_rows(matrix: torch.Tensor, numbers: np.ndarray, there: torch.Tensor, rows: torch.Tensor) -> None:
+    """Replace some rows of a matrix, none of them twice, by others, on the same device.
+
+    Where torch computes deterministically, one by one: a GPU would change all at once in a copy of the whole matrix.
+
+    Parameters
+    ----------
+    numbers, there : int64, shape (num_rows,)
+        Which, on the host and on the device.
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        for number, row in zip(numbers.tolist(), rows, strict=True):
+            matrix[number].copy_(row)
+    else:
+        matrix[there] = rows
+
+
+def on_host(rows: torch.Tensor) -> np.ndarray:
+    """Return a matrix of rows in host memory: a CPU's as it is, a device's copied row by row.
+
+    At once, rows with gaps between them would first be copied together on the device, which may have no room for that.
+    """
+    if rows.device.type == "cpu":
+        return np.asarray(rows.numpy())
+    copies = torch.empty(rows.shape, dtype=rows.dtype)
+    for row, copy in zip(rows, copies, strict=True):
+        copy.copy_(row)
+    return np.asarray(copies.numpy())
+
+
+def fill_from_host(rows: torch.Tensor, values: np.ndarray) -> None:
+    """Copy values, of the same shape, to a matrix of rows: row by row, for the same reason."""
+    for row, value in zip(rows, torch.from_numpy(values), strict=True):
+        row.copy_(value)
+
+
 @dataclass(frozen=True)
 class StateLayout:
     """Where each tensor of a model's state lies in a row.

@@ -15,7 +15,7 @@ import torch
 
 from mpisim.learning.batches import Batch, BatchTable
 from mpisim.learning.optimizers import Count, Optimizer, OptimizerSettings
-from mpisim.learning.parameters import StateLayout, allocate_rows
+from mpisim.learning.parameters import StateLayout, allocate_rows, assign_rows
 from mpisim.learning.replay import Replays
 from mpisim.learning.training import StackProximal, Transform
 
@@ -151,7 +151,7 @@ def train_stack(
                     rows[plan.nodes[row]] = stack[row]
                     after_epoch(int(plan.nodes[row]), (step + 1) // int(plan.steps_per_epoch[row]))
     if not in_place:
-        rows[plan.nodes_on_device] = stack
+        assign_rows(rows, plan.nodes, plan.nodes_on_device, stack)
     return np.asarray(losses.cpu().numpy() / plan.sizes.sum(axis=1))
 
 
