@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 
-def keep_torch_from_compiling() -> None:
-    """Let torch's operations be those it comes with; to be called before torch is imported, by whatever starts ranks.
+def prepare_libraries(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what MPI and torch are to start with; to be called before either is imported, by whatever starts ranks."""
+    import mpi4py
+
+    mpi4py.rc.thread_level = thread_level(environment)
+    keep_torch_from_compiling(environment)
+
+
+def thread_level(environment: Mapping[str, str]) -> str:
+    """Return which threads may call MPI: the first alone, but where oneCCL is told to go by MPI, its own do, too.
+
+    >>> thread_level({}), thread_level({"CCL_ATL_TRANSPORT": "mpi"})
+    ('funneled', 'multiple')
+    """
+    return "multiple" if environment.get("CCL_ATL_TRANSPORT") == "mpi" else "funneled"
+
+
+def keep_torch_from_compiling(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let torch's operations be those it comes with.
 
     From 2.13 on, torch for CUDA makes products of a column and a row, as of a batch of one sample, by a kernel that it
     first has a C compiler build, and fails where there is none; and every batch of products goes through Python.
     """
-    os.environ.setdefault("TORCH_DISABLE_NATIVE_JIT", "1")
+    environment.setdefault("TORCH_DISABLE_NATIVE_JIT", "1")
 
 
 def import_torchvision() -> Any:

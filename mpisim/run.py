@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpisim.errors import InputError, line_of
-from mpisim.libraries import keep_torch_from_compiling
+from mpisim.libraries import prepare_libraries
 from mpisim.ranks.stopping import Stopped, StopRequest
 
 
@@ -44,13 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _start() -> Any:
     """Start MPI; return the communicator of all ranks."""
-    import mpi4py
-
-    mpi4py.rc.thread_level = "funneled"
+    prepare_libraries()
     # Where ranks outnumber cores, each hop waits for a rank to wake. MPICH would add up 100 kB and more by twice as
     # many hops of half the bytes: at 24 ranks on 2 cores, rounds took a third longer.
     os.environ.setdefault("MPIR_CVAR_IALLREDUCE_INTRA_ALGORITHM", "tsp_tree")
-    keep_torch_from_compiling()
     # First of all heavy imports: some sites' MPI must be, and ranks that wait for it should not wait for torch.
     from mpi4py import MPI
 

@@ -37,7 +37,7 @@ FLOORS = [
 LIBRARIES = {
     "errors": set(),
     "streams": set(),
-    "libraries": {"torch", "torchvision"},
+    "libraries": {"mpi4py", "torch", "torchvision"},
     "graphs": {"networkx", "pymetis", "scipy"},
     "ranks": {"mpi4py"},
     "models": {"torch"},

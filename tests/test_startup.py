@@ -1,5 +1,6 @@
 """A rank that is alone though its launcher started several is noticed; a batch script's own shell is not one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,22 @@ def test_one_rank_that_is_to_be_alone(environment):
 
 def test_ranks_that_see_each_other_need_no_check():
     assert check_launcher(2, FOREIGN) is None
+
+
+LEVEL = """
+from mpisim import run
+run._start()
+from mpi4py import MPI
+print({MPI.THREAD_FUNNELED: "funneled", MPI.THREAD_MULTIPLE: "multiple"}[MPI.Query_thread()])
+"""
+
+
+@pytest.mark.parametrize("transport, level", [("mpi", "multiple"), ("ofi", "funneled"), (None, "funneled")])
+def test_only_where_oneccl_goes_by_mpi_may_other_threads_than_the_first_call_it(transport, level):
+    environment = {name: value for name, value in os.environ.items() if name != "CCL_ATL_TRANSPORT"}
+    environment |= {} if transport is None else {"CCL_ATL_TRANSPORT": transport}
+    said = subprocess.run([sys.executable, "-c", LEVEL], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == f"{level}\n"
 
 
 FAILS = """

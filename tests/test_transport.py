@@ -13,7 +13,7 @@ from mpisim import Config
 from mpisim.errors import InputError
 from mpisim.exchange import group, packed, transport
 from mpisim.exchange.group import backend_of
-from mpisim.exchange.packed import StagedMessages
+from mpisim.exchange.packed import PackedMessages, StagedMessages
 from mpisim.exchange.transport import Transport, choose_transport, refusal
 from mpisim.experiment import decide
 from mpisim.plan import plan_rows
@@ -99,9 +99,24 @@ def test_a_torch_without_a_backend_is_refused_with_what_to_do(torch_has, device,
 def test_oneccl_is_not_tried_by_one_rank_alone(torch_has, monkeypatch, backends, bindings):
     """By ``CCL_ATL_TRANSPORT=mpi``, say, its processes are all of the MPI job's."""
     torch_has(*backends, bindings=bindings)
+    monkeypatch.setenv("CCL_ATL_TRANSPORT", "ofi")
     for start in ("init_process_group", "HashStore"):
         monkeypatch.setattr(dist, start, pytest.fail)
     assert group._obstacle(0, Waiting(), XPU) == ""
+
+
+@pytest.mark.parametrize(
+    "transport, level, may", [("mpi", 3, True), ("mpi", 1, False), (None, 3, True), (None, 1, False), ("ofi", 1, True)]
+)
+def test_oneccl_goes_by_mpi_only_where_all_threads_may(torch_has, monkeypatch, transport, level, may):
+    torch_has("xccl")
+    monkeypatch.setattr(group, "MPI", SimpleNamespace(Query_thread=lambda: level, THREAD_MULTIPLE=3))
+    monkeypatch.delenv("CCL_ATL_TRANSPORT", raising=False)
+    if transport is not None:
+        monkeypatch.setenv("CCL_ATL_TRANSPORT", transport)
+    reason = group._obstacle(5, Waiting(), XPU)
+    assert (reason == "") is may
+    assert may or (reason.startswith("on rank 5 on ") and "CCL_ATL_TRANSPORT=mpi" in reason)
 
 
 def test_a_process_that_uses_torch_distributed_itself_is_told_to_take_mpi(monkeypatch):
@@ -223,6 +238,19 @@ class Startable:
     def Startall(requests):
         for request in requests:
             request.Start()
+
+
+def test_mpi_may_write_to_a_device_only_once_it_is_done_with_what_it_was_given(monkeypatch):
+    log = []
+    request = SimpleNamespace(Start=lambda: log.append("start"))
+    mpi = SimpleNamespace(Prequest=Startable, buffer=packed.MPI.buffer, BYTE=packed.MPI.BYTE)
+    monkeypatch.setattr(packed, "MPI", mpi)
+    monkeypatch.setattr(packed, "Parcel", lambda *parts: SimpleParcel(*parts))
+    monkeypatch.setattr(packed, "synchronize", lambda device: log.append(f"{device} is done"))
+    messages = PackedMessages(SimpleNamespace(Recv_init=lambda *_: request), 17)
+    messages.receive(torch.zeros(2, 3), 1)
+    messages.start_receives()
+    assert log == ["cpu is done", "start"]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mpisim.bench.processes import ROUNDS, WHOLE, simulate
 from mpisim.bench.timing import Comparison, Figures, Report, alternate, at_least_one
+from mpisim.libraries import prepare_libraries
 
 HELP = "a run against its estimate"
 ESTIMATE = "estimate"
@@ -56,9 +57,7 @@ def measure(options: argparse.Namespace) -> Report:
 
 def _estimated(config: Mapping[str, object], names: Mapping[int, str]) -> Figures:
     """Return what the estimate says of each number of ranks: seconds of the whole process, and of its rounds."""
-    import mpi4py
-
-    mpi4py.rc.thread_level = "funneled"
+    prepare_libraries()
     from mpisim.config import Config
     from mpisim.estimate.of_run import estimate_run
 

@@ -19,7 +19,7 @@ from mpisim.bench.twins import compare_runs
 from mpisim.bench.ways import NAMES, WAYS, try_way
 from mpisim.config import DEVICES, Config
 from mpisim.errors import InputError, line_of
-from mpisim.libraries import keep_torch_from_compiling
+from mpisim.libraries import prepare_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -123,10 +123,7 @@ def of_place(rank: int, place: dict[str, str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run on one of the ranks; return the exit code."""
-    import mpi4py
-
-    mpi4py.rc.thread_level = "funneled"
-    keep_torch_from_compiling()
+    prepare_libraries()
     from mpi4py import MPI
 
     from mpisim.ranks.startup import abort

@@ -22,6 +22,7 @@ from mpisim.arguments import OneLineParser, exit_code
 from mpisim.bench.processes import on_ranks, run
 from mpisim.bench.timing import SECONDS, Comparison, Figures, Report, alternate, at_least_one, timed
 from mpisim.errors import InputError
+from mpisim.libraries import prepare_libraries
 from mpisim.units import plain_bytes
 
 HELP = "a round's messages against a bare ping-pong of the same bytes"
@@ -60,9 +61,7 @@ def take_turns(options: argparse.Namespace) -> dict[str, list[float]] | None:
     InputError
         On every rank, if they are not two.
     """
-    import mpi4py
-
-    mpi4py.rc.thread_level = "funneled"
+    prepare_libraries()
     import torch
     from mpi4py import MPI
 

@@ -23,6 +23,7 @@ from mpisim.config import Config
 from mpisim.data.datasets import DATASETS
 from mpisim.data.labeled import Labeled
 from mpisim.errors import InputError, line_of
+from mpisim.libraries import prepare_libraries
 
 HELP = "the time of a node in a round, with more and more nodes"
 TARGET = 1.15
@@ -100,9 +101,7 @@ def generated(count: int) -> Labeled:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one simulation on the ranks of this job; return the exit code."""
-    import mpi4py
-
-    mpi4py.rc.thread_level = "funneled"
+    prepare_libraries()
     from mpi4py import MPI
 
     from mpisim.simulation import Simulation

@@ -15,6 +15,7 @@ import time
 import numpy as np
 
 from mpisim.estimate.model import Link
+from mpisim.libraries import prepare_libraries
 
 SMALL, LARGE = 64, 2**21  # columns of the row that travels: 256 bytes, 8 MiB
 FLOAT_BYTES = 4
@@ -41,9 +42,7 @@ def measured_link() -> Link | None:
 
 def main() -> int:
     """Exchange a row with the other rank, again and again; rank 0 prints how long it took. Return the exit code."""
-    import mpi4py
-
-    mpi4py.rc.thread_level = "funneled"
+    prepare_libraries()
     import torch
     from mpi4py import MPI
 

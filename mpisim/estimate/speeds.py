@@ -213,8 +213,8 @@ def timed(work: Callable[[], object]) -> float:
 # What rank 0 does before it tells the others; and when that was.
 BEFORE_THE_ROUNDS = """
 import json, os, sys
-import mpi4py
-mpi4py.rc.thread_level = "funneled"
+from mpisim.libraries import prepare_libraries
+prepare_libraries()
 import mpisim.simulation
 from mpisim.config import Config
 from mpisim.experiment import decide

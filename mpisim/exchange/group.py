@@ -144,14 +144,18 @@ def _obstacle(rank: int, waiting: Waiting, device: torch.device) -> str:
     It is started for this rank alone: where one of several fails, the others would wait for it. Not so oneCCL, whose
     processes may be those of the whole MPI job, by its variables in the environment.
     """
+    here = f"on rank {rank} on {socket.gethostname()}"
     if backend_of(device) not in STARTS_ALONE:
+        by_mpi = os.environ.get("CCL_ATL_TRANSPORT", "mpi") == "mpi"  # which is what it goes by if nobody says
+        if by_mpi and MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            return f"{here}: its threads call MPI, which mpisim lets them with CCL_ATL_TRANSPORT=mpi, if this MPI can"
         return ""
     try:
         with _interface(one_host=True):
             waiting.aside(lambda: _join(distributed().HashStore(), 0, 1, device, waiting.timeout))
     except RuntimeError as error:
         told = _IN_ITS_SOURCE.sub("", str(error).partition("\n")[0])
-        return f"on rank {rank} on {socket.gethostname()}: {told}"
+        return f"{here}: {told}"
     finally:
         if distributed().is_initialized():
             waiting.aside(distributed().destroy_process_group)

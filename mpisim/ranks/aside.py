@@ -12,7 +12,8 @@ class Aside(threading.Thread):
     Parameters
     ----------
     work : function
-        It must not call MPI, which other threads than the first may not; and it must let go of Python's lock.
+        It must not call MPI, which other threads than the first may not, but for what oneCCL does where they may
+        (``libraries.thread_level``); and it must let go of Python's lock.
 
     Attributes
     ----------
