@@ -176,6 +176,16 @@ def test_a_selector_of_devices_is_a_mask_too(host):
     assert first != second == third
 
 
+def test_masks_of_both_kinds_count(host):
+    """As where all ranks have the host's tiles, and each a selector of its own."""
+    host(xpu=1)
+    identities = [
+        device_identity(torch.device("xpu", 0), {"ZE_AFFINITY_MASK": "0,1", "ONEAPI_DEVICE_SELECTOR": selector})
+        for selector in ("level_zero:0", "level_zero:1", "level_zero:1")
+    ]
+    assert identities[0] != identities[1] == identities[2]
+
+
 def test_a_devices_own_number_tells_where_each_rank_is_shown_but_its_own(host):
     """As Slurm does by cgroups: each has device 0, and no mask, or the same."""
     identities = []

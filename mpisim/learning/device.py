@@ -109,21 +109,19 @@ def device_name(device: torch.device) -> str:
 def device_identity(device: torch.device, environment: Mapping[str, str] = os.environ) -> str:
     """Return what two ranks of a host have in common if, and only if, they compute on the same device.
 
-    The index does not tell: with a mask for each rank, each has device 0. The device's own number does, and the mask's
-    entry, which sets the tiles of a GPU apart should they have one number.
+    The index does not tell: with a mask for each rank, each has device 0. The device's own number does, and the masks'
+    entries, which set the tiles of a GPU apart should they have one number.
     """
     if device.type == "cpu":
         return "cpu"
     module, index = _module(device.type), int(device.index)
-    entry = str(index)
-    for variable in MASKS[device.type]:
-        mask = environment.get(variable, "")
+    seen = []
+    for mask in filter(None, (environment.get(variable, "") for variable in MASKS[device.type])):
         entries = [one.strip() for one in mask.rpartition(":")[2].split(",")]
-        if mask:
-            exact = len(entries) == module.device_count()  # else a part of the host's tree: what it means is torch's
-            entry = entries[index] if exact else f"{index} of {mask}"
-            break
-    return f"{device.type} {getattr(module.get_device_properties(device), 'uuid', '')} {entry}"
+        exact = len(entries) == module.device_count()  # else a part of the host's tree: what it means is torch's
+        seen.append(entries[index] if exact else f"{index} of {mask}")
+    uuid = getattr(module.get_device_properties(device), "uuid", "")
+    return f"{device.type} {uuid} {' and '.join(seen) or index}"
 
 
 def free_memory(device: torch.device) -> int:
