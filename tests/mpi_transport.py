@@ -1,14 +1,19 @@
 """The checks of ``mpi_session.py`` on what carries models: the self-test, what it catches, and what follows."""
 
+import io
 import re
+from contextlib import redirect_stdout
 
 import torch
+from chaos import results_of
 from mpi4py import MPI
 from mpi_exchange import CPU, WAITING, torch_carries
 from mpi_experiments import experiment_config
+from suite_device import assert_same_results
 
 import mpisim.exchange.group
 import mpisim.exchange.transport
+import mpisim.simulation
 from mpisim import Simulation
 from mpisim.errors import InputError
 from mpisim.exchange.group import check_devices
@@ -122,6 +127,27 @@ def check_a_run_falls_back_on_the_host_with_a_word(comm, folder):
         assert taken.way == "staged"
         assert taken.notice.startswith(words)
         assert taken.notice.endswith(" numbers from rank 0 were wrong on rank 1")
+
+
+def check_a_run_whose_device_buffers_fail_takes_the_host_and_says_so(comm, folder):
+    """The whole run: its log is that of one that nobody gave device buffers."""
+    expected = Simulation(experiment_config("default", folder, output=str(folder / "by-host.h5")), comm).run()
+    buffers, refusal = WAYS["buffers"], mpisim.exchange.transport.refusal
+    choose = mpisim.simulation.choose_transport
+    mpisim.exchange.transport.refusal = lambda *_: ""
+    mpisim.simulation.choose_transport = lambda *_: Transport("buffers")
+    WAYS["buffers"] = Reordering
+    said = io.StringIO()
+    try:
+        config = experiment_config("default", folder, output=str(folder / "fell.h5"), gpu_aware=True, quiet=False)
+        with redirect_stdout(said):
+            Simulation(config, comm).run()
+    finally:
+        WAYS["buffers"], mpisim.exchange.transport.refusal = buffers, refusal
+        mpisim.simulation.choose_transport = choose
+    if comm.rank == 0:
+        assert_same_results(results_of(folder / "fell.h5"), results_of(expected))
+        assert ("models travel through host memory instead: " in said.getvalue()) == (comm.size > 1)
 
 
 def check_ranks_that_share_a_device_are_refused_by_all(comm, folder):

@@ -36,6 +36,7 @@ def torch_link(monkeypatch):
     batches, works, log = [], [], []
 
     def batch(operations):
+        log.append("batch")
         batches.append(operations)
         works.append([Work(log) for _ in operations])
         return works[-1]
@@ -64,11 +65,13 @@ def messages():
 
 
 def test_a_round_is_one_batch_with_the_sends_first_and_the_same_buffers_each_time(torch_link, messages):
-    batches, works, _ = torch_link
+    batches, works, log = torch_link
     for round in range(2):
         messages.start_receives()
         assert len(batches) == round
+        log.clear()
         messages.start_sends()
+        assert log[:2] == ["synchronize cpu", "batch"]  # what it sends is computed
         assert [(kind, rank, tag) for kind, _, rank, tag in batches[round]] == [
             ("isend", 3, 17),
             ("isend", 5, 17),
@@ -122,7 +125,7 @@ def test_only_nccl_is_asked_and_every_device_is_synchronized_after_the_wait(torc
     work.completed = asks
     Waiting(timeout=30).until(batch.done)
     selected = [] if asks else [f"select {kind}"]  # each thread begins with the first device
-    assert log == [*selected, "wait", f"synchronize {kind}"]
+    assert log == ["batch", *selected, "wait", f"synchronize {kind}"]
     assert batches[0][0][3] == (17 if kind == "cpu" else 0)  # gloo alone knows tags
 
 
