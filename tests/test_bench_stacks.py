@@ -3,6 +3,11 @@
 import dataclasses
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ import torch
 from mpisim.bench import stacks
 from mpisim.bench.__main__ import main
 from mpisim.bench.drawn import CASES, drawn_images, drawn_nodes
-from mpisim.bench.stacks import NEARLY, Contender, Size, config_of, largest_difference, step_operations
+from mpisim.bench.stacks import WORKLOADS, Contender, Size, config_of, largest_difference, step_operations
 from mpisim.bench.staged_round import StagedRound
 from mpisim.bench.staging import copies_beside_kernels, report
 from mpisim.bench.timing import SECONDS
@@ -134,7 +139,7 @@ def test_both_engines_end_with_nearly_the_same_models(tmp_path, short_turns, mon
     size = ["--model", name, "--nodes", "2", "--batches", "1", "--stack", str(stack)]
     assert main(["stacks", "--device", "cpu", *size, "--repeats", "1", "--json", str(path)]) == 0
     found = json.loads(path.read_text())["figures"][name]
-    assert 0 < found["difference"] < (NEARLY if name == "vgg16" else 1e-4)
+    assert 0 < found["difference"] < WORKLOADS[name].nearly
     assert (found["nodes"], found["batches"], found["stack"]) == (2, 1, stack)
     [comparison] = json.loads(path.read_text())["comparisons"]
     [seconds] = comparison["measured_seconds"]
@@ -289,3 +294,23 @@ def test_a_device_that_is_not_here_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("mpisim.learning.device._is_available", lambda kind: kind == "cpu")
     assert main(["stacks", "--device", "cuda"]) == 2
     assert capsys.readouterr() == ("", "mpisim: --device cuda: torch finds none here: choose from auto, cpu\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_bench_with_a_line_and_leaves_nothing(tmp_path, number):
+    size = ["--device", "cpu", "--model", "digits", "--nodes", "1", "--repeats", "100000"]
+    command = [sys.executable, "-m", "mpisim.bench", "staging", *size]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not list(tmp_path.iterdir()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert said == f"mpisim: stopped by {number.name}\n"
+    assert list(tmp_path.iterdir()) == []

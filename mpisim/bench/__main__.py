@@ -6,8 +6,10 @@ ratio, and the ratio's target where there is one. Timings are only worth somethi
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mpisim.arguments import OneLineParser, exit_code
@@ -24,8 +26,9 @@ from mpisim.bench import (
     startup,
     training,
 )
+from mpisim.bench.processes import STOPS
 from mpisim.bench.timing import REPEATS, at_least_one, check_writable, machine, write_json
-from mpisim.libraries import keep_torch_from_compiling
+from mpisim.libraries import prepare_libraries
 
 BENCHES = {
     module.__name__.rpartition(".")[2]: module
@@ -47,7 +50,7 @@ BENCHES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    keep_torch_from_compiling()
+    prepare_libraries()
     parser = OneLineParser(
         prog="python -m mpisim.bench",
         description="Measure how fast mpisim is on this machine.",
@@ -80,7 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json(options.json, options.bench, asked, where, report)
         failed = report.failed
 
-    return exit_code(measure) or int(failed)
+    with _stopped_in_a_line():
+        return exit_code(measure) or int(failed)
+
+
+@contextmanager
+def _stopped_in_a_line() -> Iterator[None]:
+    """Let Ctrl-C, or a signal like it, end all with a line, and leave no temporary folder."""
+
+    def stop(number: int, _: object) -> None:
+        sys.exit(f"mpisim: stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

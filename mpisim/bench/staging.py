@@ -34,13 +34,15 @@ from mpisim.bench.timing import (
 )
 from mpisim.config import DEVICES
 from mpisim.errors import InputError
-from mpisim.libraries import keep_torch_from_compiling
+from mpisim.libraries import prepare_libraries
 from mpisim.units import plain_bytes
 
 if TYPE_CHECKING:
     import torch
+    from mpi4py import MPI
 
     from mpisim.bench.staged_round import StagedRound
+    from mpisim.ranks.waiting import Waiting
 
 HELP = "a round's tests and messages through host memory, at once against one after the other"
 TESTS, EXCHANGE, BOTH = "tests", "exchange", "both"
@@ -110,15 +112,16 @@ def report(found: dict[str, Any], model: str) -> Report:
     shares = [hidden_share(*turn) for turn in zip(tests, exchange, both, strict=True)]
     low, share, high = (round(100 * figure(shares)) for figure in (min, statistics.median, max))
     medians = [plain_time(statistics.median(seconds)) for seconds in (tests, exchange, both)]
+    models = f"{found['nodes']} model{'s' * (found['nodes'] > 1)} of {model}"
     notes = [f"rank {rank}  {device}" for rank, device in enumerate(found["devices"])]
     if set(found["devices"]) == {"cpu"}:
         notes.append("on a CPU there is no side stream: copies to and from the buffers are made at once")
     notes += [
-        f"{found['nodes']} models of {model}, {plain_bytes(found['bytes'])} each way; {found['tests']:,} test images",
+        f"{models}, {plain_bytes(found['bytes'])} each way; {found['tests']:,} test images",
         "tests alone {}, exchange alone {}, both as in a round {}".format(*medians),
         f"hidden: {share} % ({low} to {high}), (tests + exchange - both) / the shorter of tests and exchange",
     ]
-    comparison = Comparison(f"{found['nodes']} models of {model}", in_turn, both)
+    comparison = Comparison(models, in_turn, both)
     return Report("one after the other", "at once", [comparison], notes, found | {"hidden": shares})
 
 
@@ -167,15 +170,12 @@ def examine(options: argparse.Namespace) -> dict[str, Any] | None:
     InputError
         On every rank, if they are not two or have no such device.
     """
-    import mpi4py
-
-    mpi4py.rc.thread_level = "funneled"
-    keep_torch_from_compiling()
+    prepare_libraries()
     import torch
     from mpi4py import MPI
 
     from mpisim.bench.staged_round import StagedRound
-    from mpisim.learning.device import choose_device, device_name
+    from mpisim.learning.device import device_name
     from mpisim.ranks.messages import to_rank_zero
     from mpisim.ranks.startup import find_place
     from mpisim.ranks.waiting import Waiting
@@ -186,7 +186,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any] | None:
     place = find_place(comm, Waiting(timeout=options.timeout, comm=comm))
     waiting = Waiting(place.owns_core, options.timeout, comm)
     torch.set_num_threads(place.threads)
-    device = choose_device(options.device, place.local_rank)
+    device = _find_device(comm, waiting, options.device, place.local_rank)
     devices = to_rank_zero(comm, waiting, device_name(device))
     tests = options.tests or (NUM_TESTS_ON_CPU if device.type == "cpu" else NUM_TESTS)
     rank = StagedRound(comm, waiting, device, options.model, options.nodes, tests)
@@ -207,6 +207,24 @@ def examine(options: argparse.Namespace) -> dict[str, Any] | None:
     seconds = {part: figures[SECONDS] for part, figures in series.items()}
     sizes = {"nodes": options.nodes, "tests": tests, "bytes": rank.bytes_sent}
     return {"devices": devices, "seconds": seconds} | sizes
+
+
+def _find_device(comm: MPI.Intracomm, waiting: Waiting, wanted: str, local_rank: int) -> torch.device:
+    """Return this rank's device; InputError on every rank, if one has none."""
+    import torch
+
+    from mpisim.exchange.selftest import first_word
+    from mpisim.learning.device import choose_device
+
+    device, reason = torch.device("cpu"), ""
+    try:
+        device = choose_device(wanted, local_rank)
+    except InputError as error:
+        reason = str(error)
+    reason = first_word(comm, waiting, reason)
+    if reason:
+        raise InputError(reason)
+    return device
 
 
 def _trace(rank: StagedRound, number: int, device: torch.device, path: Path) -> None:
