@@ -38,7 +38,7 @@ def plan_rows(
     rows = [
         (
             f"mpisim {mpisim.__version__}",
-            f"{config.rounds} rounds of {_count(config.epochs, 'epoch')}, seed {config.seed}",
+            f"{_count(config.rounds, 'round')} of {_count(config.epochs, 'epoch')}, seed {config.seed}",
         ),
         ("topology", _topology(experiment)),
         ("mixing", _mixing(experiment)),
