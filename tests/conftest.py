@@ -26,6 +26,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if found != kind:
         there = "torch finds none here" if found == "cpu" else f"torch cannot be kept from {found}"
         raise pytest.UsageError(f"--device {kind}: {there}")
+    config.option.loadscopereorder = False  # pytest-xdist is to keep the order: see below
+
+
+# Files of a minute or more. They come first: no process should have one of them left when the others are done.
+LONG = ("test_sweep_parsl.py", "test_faults.py", "test_mpi.py", "test_resume.py", "test_bench.py", "test_fetching.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that take long first."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(autouse=True)
