@@ -106,7 +106,7 @@ def predicted_memory(experiment: Experiment, device: torch.device) -> int:
         table = num_batches * width * (INDEX_BYTES + FLOAT_BYTES) * (config.epochs if config.shuffle else 1)
         plans = (table + num_batches * config.epochs * 2 * INDEX_BYTES) * engine.batched
         data = num_samples * (sample + INDEX_BYTES)
-        mixed = len(plan.mixed)
+        mixed = len(plan.mixed) * (1 if config.wire == "float32" else 2)  # what others heard of them, too, if rounded
         mixing = mixed * min(block_width(mixed, device), experiment.num_columns) * FLOAT_BYTES
         # On a GPU, what steps that are replayed compute in stays theirs.
         computing = training + max(testing, mixing) if device.type == "cuda" else max(training, testing, mixing)

@@ -213,8 +213,8 @@ def _find_device(comm: MPI.Intracomm, waiting: Waiting, wanted: str, local_rank:
     """Return this rank's device; InputError on every rank, if one has none."""
     import torch
 
-    from mpisim.exchange.selftest import first_word
     from mpisim.learning.device import choose_device
+    from mpisim.ranks.messages import first_word
 
     device, reason = torch.device("cpu"), ""
     try:

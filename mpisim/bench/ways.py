@@ -84,8 +84,8 @@ def try_way(
 def _refusal(comm: MPI.Intracomm, waiting: Waiting, transport: Transport, device: torch.device) -> str:
     """Return why a way cannot be had, the same on every rank; nothing once it is open. Collective."""
     from mpisim.exchange.group import check_group
-    from mpisim.exchange.selftest import first_word
     from mpisim.exchange.transport import choose_transport, refusal
+    from mpisim.ranks.messages import first_word
 
     doubt = refusal(device, os.environ) if transport.way == "buffers" else ""
     try:

@@ -19,9 +19,8 @@ from mpi4py import MPI
 
 from mpisim.errors import InputError
 from mpisim.exchange.meeting import meeting_point
-from mpisim.exchange.selftest import first_word
 from mpisim.learning.device import device_identity, select, synchronize
-from mpisim.ranks.messages import from_rank_zero, to_rank_zero
+from mpisim.ranks.messages import first_word, from_rank_zero, to_rank_zero
 from mpisim.ranks.waiting import Waiting
 
 # How much later than mpisim the backend gives up: by then the rank that stands still is named.

@@ -11,7 +11,7 @@ import torch
 from mpi4py import MPI
 
 from mpisim.exchange.rows import Carrier, Carry
-from mpisim.ranks.messages import from_rank_zero, to_rank_zero
+from mpisim.ranks.messages import first_word
 from mpisim.ranks.waiting import Waiting
 
 # Columns of a row: a message of each of MPI's kinds, from what fits into a packet to what is fetched piece by piece.
@@ -140,9 +140,3 @@ def _play(trials: list[Trial], round: int, seconds: float) -> tuple[str, str]:
             f"{late[0].carrier.missing()} and rank {late[0].rank} were not done with a message within {seconds:g} s",
         )
     return next(filter(None, (trial.fault(round) for trial in trials)), ""), ""
-
-
-def first_word(comm: MPI.Intracomm, waiting: Waiting, word: str) -> str:
-    """Return on every rank what the first rank says that says anything. Collective."""
-    words = to_rank_zero(comm, waiting, word)
-    return str(from_rank_zero(comm, waiting, lambda: next(filter(None, words), "")))

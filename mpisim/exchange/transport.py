@@ -14,7 +14,8 @@ from mpisim.exchange.devicelink import LinkMessages
 from mpisim.exchange.group import backend_of, check_group, check_unused, close_group, open_group
 from mpisim.exchange.packed import PackedMessages, StagedMessages
 from mpisim.exchange.rows import Carry, RowMessages
-from mpisim.exchange.selftest import first_word, self_test
+from mpisim.exchange.selftest import self_test
+from mpisim.ranks.messages import first_word
 from mpisim.ranks.waiting import Waiting
 
 # By MPI from host memory, where models are; through buffers of host memory; from device memory; or by torch.

@@ -62,6 +62,12 @@ def to_rank_zero(comm: MPI.Comm, waiting: Waiting, value: Any) -> list[Any]:
     return [value, *(json.loads(other.tobytes()) for other in others)]
 
 
+def first_word(comm: MPI.Intracomm, waiting: Waiting, word: str) -> str:
+    """Return on every rank what the first rank says that says anything. Collective."""
+    words = to_rank_zero(comm, waiting, word)
+    return str(from_rank_zero(comm, waiting, lambda: next(filter(None, words), "")))
+
+
 def send_arrays(comm: MPI.Comm, arrays: dict[str, np.ndarray], destination: int) -> list[MPI.Request]:
     """Start sending named arrays to a rank, where ``receive_arrays`` takes them; the arrays stay as they are till then.
 
